@@ -1,0 +1,87 @@
+"""What is wrong with tables, calibration, quantization and engines."""
+
+from app.errors.problem import Problem
+
+
+class TableProblem(Problem):
+    """The calibration table is not valid: {reason}."""
+
+    status = 422
+    slug = "table-invalid"
+
+
+class TableScaleInvalid(TableProblem):
+    """The scale of {tensor} is {value}; a scale is a finite number above zero. Nothing was stored."""
+
+    slug = "table-scale-invalid"
+
+
+class TableIncomplete(TableProblem):
+    """The table has no amax for {tensors}, which the model's quantizers need. Calibrate again, or exclude those nodes."""
+
+    slug = "table-incomplete"
+
+
+class TableCoverage(TableProblem):
+    """Only {matched} of {needed} tensors that the model quantizes are in the table (min_coverage {minimum}). It belongs to another model, or lower min_coverage."""
+
+    slug = "table-coverage-too-low"
+
+
+class TableNondeterministic(TableProblem):
+    """Two calibrations of the same input disagree by more than 1e-5, so neither table is served. Calibrate on one kind of worker."""
+
+    status = 409
+    slug = "table-nondeterministic"
+
+
+class CalibrationProblem(Problem):
+    """Calibration failed: {reason}."""
+
+    status = 422
+    slug = "calibration-failed"
+
+
+class CalibrationNonfinite(CalibrationProblem):
+    """Tensor {tensor} became NaN or infinite on image {image}. Check the preprocess spec and the weights."""
+
+    slug = "calibration-nonfinite"
+
+
+class CalibrationDeadTensor(CalibrationProblem):
+    """Tensors {tensors} were zero on every image, so no scale exists for them. Use real images, or exclude their nodes."""
+
+    slug = "calibration-all-zero"
+
+
+class DatasetTooSmall(CalibrationProblem):
+    """The dataset has {images} usable images, at least {needed} are needed ({reason})."""
+
+    slug = "dataset-too-small"
+
+
+class QuantizeProblem(Problem):
+    """The model cannot be quantized: {reason}."""
+
+    status = 422
+    slug = "quantize-failed"
+
+
+class EngineProblem(Problem):
+    """{backend} could not build the engine: {reason}."""
+
+    status = 422
+    slug = "build-failed"
+
+
+class GateMissed(EngineProblem):
+    """The engine misses its gate: {reason}. The report says where; the engine is kept. Try method auto, exclude the worst layers, or lower the gate."""
+
+    slug = "gate-missed"
+
+
+class JudgeProblem(Problem):
+    """The engine could not be judged: {reason}."""
+
+    status = 422
+    slug = "judge-failed"

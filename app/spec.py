@@ -1,0 +1,215 @@
+"""What a user may ask for: the JobSpec of the HTTP interface, as frozen pydantic models.
+
+The same types serve the API, the command line, the client and the keys. A field may be added later with a default;
+its default then leaves every old key as it was, for keys leave out what stands at its default (`app.keys`).
+"""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+ID_PATTERN = re.compile(r"[a-z]+_[0-9a-z]{20,}")
+
+Method = Literal["auto", "entropy", "minmax", "percentile", "mse", "native-entropy", "native-minmax"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
+Placement = Literal["conservative", "default", "fused", "measured"]
+FloatType = Literal["fp32", "fp16"]
+
+#: The methods that `auto` compares, in the order in which ties are settled.
+DERIVED_METHODS: tuple[Method, ...] = ("minmax", "percentile", "mse", "entropy")
+
+#: value = (pixel * scale - mean) / std, pixel 0..255. The recipes that image models are usually trained with.
+PRESETS: dict[str, dict[str, Any]] = {
+    "unit": {},
+    "imagenet": {
+        "resize": "crop",
+        "resample": "bilinear",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+    },
+    "tf": {"scale": 1 / 127.5, "mean": (1.0,), "std": (1.0,)},
+    "caffe": {"color": "BGR", "scale": 1.0, "mean": (103.939, 116.779, 123.68), "std": (1.0,)},
+}
+
+
+class Frozen(BaseModel):
+    """A value that never changes and knows every field it may have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def check_name(name: str) -> str:
+    """Return name if a user may give it to a model or dataset; raise ValueError with the rule otherwise."""
+    if not NAME_PATTERN.fullmatch(name):
+        raise ValueError("a name is 1 to 100 of a-z 0-9 . _ - and starts with a letter or digit")
+    if ID_PATTERN.fullmatch(name):
+        raise ValueError("a name must not look like an id (letters, _, then 20 or more letters and digits)")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Reference = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+
+class PreprocessSpec(Frozen):
+    """How a picture becomes `float32[N, C, H, W]` (or NHWC).
+
+    value = (pixel * scale - mean) / std per channel, in float32, in this order, pixel 0..255.
+
+    `size`, `color` and `layout` that are None are read from the model's only 4-D input.
+    """
+
+    size: tuple[Annotated[int, Field(ge=1, le=16384)], Annotated[int, Field(ge=1, le=16384)]] | None = None
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bicubic"
+    color: Literal["L", "RGB", "BGR"] | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = Field((0.0,), min_length=1, max_length=3)
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1, max_length=3)
+    decoder: Literal["exact", "draft"] = "exact"
+    exif: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Channels of a resolved spec: 1 for L, else 3."""
+        return 1 if self.color == "L" else 3
+
+
+def preprocess_from_json(value: object) -> object:
+    """Turn a preset name, or `{"preset": NAME, ...overrides}`, into the fields of a PreprocessSpec."""
+    if isinstance(value, str):
+        value = {"preset": value}
+    if not isinstance(value, dict) or "preset" not in value:
+        return value
+    overrides = {name: field for name, field in value.items() if name != "preset"}
+    preset = value["preset"]
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise ValueError(f"unknown preset; there are {', '.join(PRESETS)}")
+    return PRESETS[preset] | overrides
+
+
+class CalibrationSpec(Frozen):
+    """How activation ranges are measured and reduced to one amax a tensor."""
+
+    method: Method = "auto"
+    grid: Literal["mergeable", "tensorrt"] = "mergeable"
+    batch_size: int = Field(8, ge=1, le=1024)
+    max_images: int | None = Field(None, ge=1)
+    percentile: float = Field(99.99, gt=0, le=100)
+    observe: Literal["needed", "all"] = "needed"
+    observer: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
+    shards: int | None = Field(None, ge=1, le=64)
+    converge: float | None = Field(None, gt=0, lt=1)
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    max_bad_fraction: float = Field(0.0, ge=0, lt=1)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether TensorRT's own calibrator does the work."""
+        return self.method.startswith("native-")
+
+
+class QuantizeSpec(Frozen):
+    """Where Q/DQ pairs go, and what the rest of the model computes in."""
+
+    placement: Placement = "default"
+    exclude: tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...] = ()
+    float_type: FloatType = "fp32"
+    equalize: bool = False
+    bias_correction: bool = False
+
+
+Dimensions = Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 31)], ...], Field(min_length=1, max_length=8)]
+
+
+class ShapeProfile(Frozen):
+    """An optimization profile of one input: the smallest, the usual and the largest shape."""
+
+    min: Dimensions
+    opt: Dimensions
+    max: Dimensions
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not len(self.min) == len(self.opt) == len(self.max):
+            raise ValueError("min, opt and max must have the same number of dimensions")
+        if not all(low <= usual <= high for low, usual, high in zip(self.min, self.opt, self.max, strict=True)):
+            raise ValueError("min <= opt <= max must hold in every dimension")
+        return self
+
+
+def capabilities_from_json(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
+
+
+class EngineSpec(Frozen):
+    """What is built, for what, by which backend. `backend: null` takes what a live worker has."""
+
+    backend: Backend | None = None
+    precision: Precision = "int8"
+    quantization: Literal["explicit", "implicit"] = "explicit"
+    shapes: dict[Annotated[str, Field(max_length=1024)], ShapeProfile] | None = Field(None, max_length=64)
+    compute_capability: Annotated[tuple[ComputeCapability, ...] | None, BeforeValidator(capabilities_from_json)] = None
+    optimization_level: int = Field(3, ge=0, le=5)
+    workspace_bytes: int | None = Field(None, ge=1 << 20)
+
+
+class GateSpec(Frozen):
+    """What an engine must reach: its job fails with `gate_missed` otherwise."""
+
+    min_agreement: float | None = Field(None, ge=0, le=1)
+    max_accuracy_drop: float | None = Field(None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.min_agreement is None and self.max_accuracy_drop is None:
+            raise ValueError("give min_agreement, max_accuracy_drop or both")
+        return self
+
+
+class JudgeSpec(Frozen):
+    """On which images FP32 and INT8 are compared, and what is good enough."""
+
+    dataset: Reference | None = None
+    images: int = Field(200, ge=1, le=100_000)
+    gate: GateSpec | None = None
+    latency: bool = False
+
+
+class JobSpec(Frozen):
+    """One job: observe, derive, quantize, build, judge. The shortest is `{"model": "m", "dataset": "d"}`."""
+
+    model: Reference
+    dataset: Reference | None = None
+    preprocess: Annotated[PreprocessSpec, BeforeValidator(preprocess_from_json)] = PreprocessSpec()
+    calibration: CalibrationSpec | None = CalibrationSpec()
+    quantize: QuantizeSpec = QuantizeSpec()
+    engine: EngineSpec | None = EngineSpec()
+    judge: JudgeSpec = JudgeSpec()
+    priority: int = Field(100, ge=1, le=1_000_000)
+    wait_for_worker_seconds: int = Field(0, ge=0, le=86_400)
+    allow_imported: bool = False
+
+    @model_validator(mode="after")
+    def _dataset_where_needed(self) -> Self:
+        if self.calibration is not None and self.dataset is None and (self.engine is None or self.is_quantized):
+            raise ValueError(
+                "dataset is needed to calibrate; for fp32 or fp16 send calibration: null and engine.precision"
+            )
+        if self.calibration is None and self.engine is None:
+            raise ValueError("calibration: null and engine: null together leave nothing to do")
+        if self.calibration is None and self.is_quantized:
+            raise ValueError("calibration: null needs engine.precision fp32, fp16 or bf16; int8 must be calibrated")
+        return self
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the engine asked for needs a calibration table."""
+        return self.engine is not None and self.engine.precision in ("int8", "fp8")
