@@ -7,6 +7,9 @@ from typing import Any
 import rfc8785
 from pydantic import BaseModel
 
+from app.resolved import ResolvedJob
+from app.spec import QuantizeSpec
+
 #: Raised when a stage computes other numbers from the same input.
 OBSERVER_VERSION = 1
 DERIVER_VERSION = 1
@@ -23,6 +26,101 @@ def key_from(**parts: Any) -> str:
 def dataset_digest(files: Iterable[tuple[str, str]]) -> str:
     """Return the digest of a dataset from its (relative path, sha256 hex of the bytes): order does not matter."""
     return hashlib.sha256(rfc8785.dumps([list(file) for file in sorted(files)])).hexdigest()
+
+
+def observation_facts(job: ResolvedJob) -> dict[str, Any]:
+    """Return all that an observation depends on, by name: its key is made of them, and so is the reason of a miss."""
+    assert job.dataset is not None
+    assert job.spec.calibration is not None
+    calibration = job.spec.calibration
+    return {
+        "model": job.model.digest,
+        "dataset": job.dataset.digest,
+        "listing": job.dataset.listing,
+        "preprocess": job.spec.preprocess.model_dump(mode="json", exclude_defaults=True),
+        "grid": calibration.grid,
+        # Bins of the mergeable grid are the same for every batch size; TensorRT's first batch decides all of its bins.
+        "batch_size": calibration.batch_size if calibration.grid == "tensorrt" else None,
+        "max_images": calibration.max_images,
+        "converge": calibration.converge,
+        "observe": calibration.observe,
+        "bad_images": [calibration.on_bad_image, calibration.max_bad_fraction],
+        "observer": f"{job.tools.observer}/{OBSERVER_VERSION}",
+        "decoder": job.tools.decoder,
+    }
+
+
+def observation_key(job: ResolvedJob) -> str:
+    """Return the key of the job's histograms."""
+    return key_from(**{name: fact for name, fact in observation_facts(job).items() if name != "listing"})
+
+
+def table_key(job: ResolvedJob) -> str:
+    """Return the key of the job's calibration table."""
+    assert job.spec.calibration is not None
+    method = job.spec.calibration.method
+    if method == "auto":
+        return key_from(
+            observation=observation_key(job),
+            method=method,
+            percentile=job.spec.calibration.percentile,
+            quantize=job.spec.quantize,
+            versions=[DERIVER_VERSION, QUANTIZER_VERSION],
+            judge=judge_selection(job),
+        )
+    return derived_table_key(job, method)
+
+
+def derived_table_key(job: ResolvedJob, method: str) -> str:
+    """Return the key of the table that one method makes of the job's histograms."""
+    assert job.spec.calibration is not None
+    percentile = job.spec.calibration.percentile if method == "percentile" else None
+    return key_from(observation=observation_key(job), method=method, percentile=percentile, deriver=DERIVER_VERSION)
+
+
+def quantized_key(model_digest: str, table_body: str, quantize: QuantizeSpec) -> str:
+    """Return the key of a Q/DQ model; `table_body` is the digest of the table's JSON."""
+    return key_from(model=model_digest, table=table_body, quantize=quantize, quantizer=QUANTIZER_VERSION)
+
+
+def engine_key(job: ResolvedJob, table_body: str | None) -> str:
+    """Return the key of the job's engine."""
+    return key_from(
+        model=job.model.digest,
+        table=table_body,
+        quantize=job.spec.quantize if table_body else None,
+        quantizer=QUANTIZER_VERSION,
+        engine=job.spec.engine,
+        float_type=job.spec.quantize.float_type,
+        backend=job.tools.backend,
+    )
+
+
+def judge_selection(job: ResolvedJob) -> dict[str, Any]:
+    """Return what decides on which images, and how, the job's engine is judged."""
+    dataset = job.judge_dataset or job.dataset
+    assert dataset is not None
+    return {
+        "dataset": dataset.digest,
+        "calibrated_on": job.dataset.digest if job.dataset else None,
+        "max_images": job.spec.calibration.max_images if job.spec.calibration and not job.judge_dataset else None,
+        "images": job.spec.judge.images,
+        "preprocess": job.spec.preprocess.model_dump(mode="json", exclude_defaults=True),
+        "decoder": job.tools.decoder,
+        "judge": f"{job.tools.judge}/{JUDGE_VERSION}",
+    }
+
+
+def judge_key(job: ResolvedJob, engine: str) -> str:
+    """Return the key of the report on the engine with that key."""
+    return key_from(engine=engine, selection=judge_selection(job))
+
+
+def job_key(job: ResolvedJob) -> str:
+    """Return the key of single flight: identical live jobs are one job."""
+    spec = job.spec.model_dump(mode="json", exclude={"priority", "wait_for_worker_seconds", "model", "dataset"})
+    datasets = [dataset.digest if dataset else None for dataset in (job.dataset, job.judge_dataset)]
+    return key_from(model=job.model.digest, datasets=datasets, spec=spec, tools=job.tools)
 
 
 def _plain(part: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Bytes by digest, in a local folder or an S3-compatible store."""

@@ -1,0 +1,1 @@
+"""The worker's work: one job's stages, each heavy step in a process of its own."""

@@ -1,0 +1,1 @@
+"""Throw-away processes: whatever parses bytes from outside, or may crash, hang or grow, runs in one."""

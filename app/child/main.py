@@ -1,0 +1,54 @@
+"""The child: one call from stdin, events and one result or problem as JSON lines on stdout, then the end."""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from app.child import sandbox
+from app.errors import ModelInspectionLimit, Problem
+
+
+def main() -> None:
+    """Run the call that stands on stdin."""
+    sandbox.die_with_parent(int(sys.argv[1]))
+    say = _take_stdout()
+    call = json.load(sys.stdin)
+    if call["memory_bytes"]:
+        sandbox.limit_memory(call["memory_bytes"])
+    sandbox.forbid_privileges()
+    say(_answer(call, say))
+
+
+def _answer(call: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    try:
+        return {"result": _function(call["target"])(call["request"], say)}
+    except Problem as problem:
+        return {"problem": problem.to_json()}
+    except (MemoryError, RecursionError):
+        return {"problem": ModelInspectionLimit().to_json()}
+
+
+def _function(target: str) -> Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]:
+    module, _, name = target.partition(":")
+    if not module.startswith("app."):
+        raise Problem(reason=f"no child runs {target}")
+    return getattr(importlib.import_module(module), name)
+
+
+def _take_stdout() -> Callable[[dict[str, Any]], None]:
+    # What libraries print must not stand among the events, so stdout becomes stderr and the events keep the pipe.
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(event: dict[str, Any]) -> None:
+        pipe.write(json.dumps(event) + "\n")
+        pipe.flush()
+
+    return say
+
+
+if __name__ == "__main__":
+    main()

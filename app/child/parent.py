@@ -1,0 +1,129 @@
+"""Start a child for one call, pass on what it reports, and make sure that it ends."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.errors import Problem, StepTimeout, WorkerOom, WorkerProblem, problem_from_json
+from app.settings import child_environment
+
+#: One line of a child: a result of a large model's inspection is the longest.
+_MAX_LINE_BYTES = 64 << 20
+_MAX_STDERR_BYTES = 64 << 10
+_WATCH_SECONDS = 0.5
+
+Report = Callable[[dict[str, Any]], None]
+Watch = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class ChildCall:
+    """What a child shall do: `target` is "app.room.module:function", called with `request`."""
+
+    target: str
+    request: dict[str, Any]
+    stage: str
+    timeout_seconds: float
+    #: Address space in bytes; None where a runtime reserves more than it uses.
+    memory_bytes: int | None = None
+    folder: Path = field(default_factory=Path.cwd)
+
+
+def ignore(*_event: Any) -> None:
+    """Take a report, or a look around, and do nothing."""
+
+
+async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ignore) -> dict[str, Any]:
+    """Run the call in a process of its own and return what its function returned.
+
+    `report` gets each event, `watch` is called twice a second: whatever they raise ends the child, as cancelling this
+    coroutine does. Raises the Problem that the function raised, StepTimeout, WorkerOom, or WorkerProblem for a child
+    that died.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "app.child.main", str(os.getpid()),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=child_environment(), cwd=call.folder, start_new_session=True, limit=_MAX_LINE_BYTES,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(call.timeout_seconds):
+            return await _converse(process, call, report, watch)
+    except TimeoutError as error:
+        raise StepTimeout(stage=call.stage, seconds=int(call.timeout_seconds)) from error
+    finally:
+        _kill(process)
+        await asyncio.shield(process.wait())
+        _close(process)
+
+
+async def _converse(process: Process, call: ChildCall, report: Report, watch: Watch) -> dict[str, Any]:
+    assert process.stdin is not None
+    complaints = asyncio.create_task(_tail(process))
+    try:
+        await _send(process.stdin, call)
+        async for event in _events(process, watch):
+            if "result" in event:
+                return event["result"]
+            if "problem" in event:
+                raise problem_from_json(event["problem"])
+            report(event)
+        raise _death(await process.wait(), await complaints)
+    finally:
+        complaints.cancel()
+
+
+async def _events(process: Process, watch: Watch) -> AsyncIterator[dict[str, Any]]:
+    assert process.stdout is not None
+    while True:
+        reading = asyncio.ensure_future(process.stdout.readline())
+        while not (await asyncio.wait({reading}, timeout=_WATCH_SECONDS))[0]:
+            watch()
+        if not (line := reading.result()):
+            return
+        yield json.loads(line)
+
+
+async def _send(stdin: asyncio.StreamWriter, call: ChildCall) -> None:
+    words = {"target": call.target, "request": call.request, "memory_bytes": call.memory_bytes}
+    try:
+        stdin.write(json.dumps(words).encode())
+        await stdin.drain()
+        stdin.close()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # it died early; its exit says why
+
+
+async def _tail(process: Process) -> str:
+    assert process.stderr is not None
+    kept = b""
+    while chunk := await process.stderr.read(1 << 16):
+        kept = (kept + chunk)[-_MAX_STDERR_BYTES:]
+    return kept.decode(errors="replace")
+
+
+def _death(code: int, complaints: str) -> Problem:
+    if code == -signal.SIGKILL or "MemoryError" in complaints or "bad_alloc" in complaints:
+        return WorkerOom()
+    if code < 0:
+        return WorkerProblem(reason=f"it was ended by {signal.Signals(-code).name}")
+    last = complaints.strip().splitlines()[-1:] or ["it said nothing"]
+    return WorkerProblem(reason=f"it ended with code {code}: {last[0]}")
+
+
+def _kill(process: Process) -> None:
+    if process.returncode is None:
+        process.kill()
+
+
+def _close(process: Process) -> None:
+    # asyncio closes a subprocess's pipes when it is collected, which may be after the loop is gone.
+    transport = getattr(process, "_transport", None)
+    if transport is not None:
+        transport.close()

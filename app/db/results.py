@@ -1,0 +1,120 @@
+"""What jobs computed: observations, tables, Q/DQ models, engines, reports, each under its key."""
+
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.db.pages import Page, page_from_rows
+from app.db.rows import EngineRow, ObservationRow, QuantizedRow, ReportRow, TableRow, new_id
+from app.errors import NotFound
+
+Keyed = TypeVar("Keyed", ObservationRow, QuantizedRow, ReportRow)
+
+
+def find_by_key(session: Session, kind: type[Keyed], key: str) -> Keyed | None:
+    """Return the observation, Q/DQ model or report with that key."""
+    return session.get(kind, key)
+
+
+def save_by_key(session: Session, row: Keyed) -> None:
+    """Store a result unless its key is there already: the same input gives the same result."""
+    if session.get(type(row), row.key) is None:
+        session.add(row)
+
+
+def nearest_observation(session: Session, model_name: str) -> ObservationRow | None:
+    """Return the newest observation of any version of a model name."""
+    named = sa.select(ObservationRow).where(ObservationRow.model_name == model_name)
+    return session.scalar(named.order_by(ObservationRow.created_at.desc()).limit(1))
+
+
+def find_table(session: Session, key: str) -> TableRow | None:
+    """Return the computed table of a key, the first where two differ."""
+    computed = sa.select(TableRow).where(TableRow.key == key, TableRow.origin == "computed")
+    return session.scalar(computed.order_by(TableRow.created_at, TableRow.id).limit(1))
+
+
+def find_tables_of_observation(session: Session, observation_key: str) -> list[TableRow]:
+    """Return the tables derived from one observation, newest first."""
+    derived = sa.select(TableRow).where(TableRow.observation_key == observation_key)
+    return list(session.scalars(derived.order_by(TableRow.created_at.desc())))
+
+
+def save_table(session: Session, row: TableRow) -> TableRow:
+    """Store a table and return the row to use.
+
+    The same key and body is the same table. A second body of one key is kept beside the first, and both are marked
+    nondeterministic; the first is served.
+    """
+    others = list(session.scalars(sa.select(TableRow).where(TableRow.key == row.key, TableRow.origin == row.origin)))
+    for other in others:
+        if other.body == row.body:
+            return other
+    row.id = new_id("tbl")
+    row.nondeterministic = bool(others)
+    for other in others:
+        other.nondeterministic = True
+    session.add(row)
+    session.flush()
+    return min(others, key=lambda other: other.created_at) if others else row
+
+
+def get_table(session: Session, table_id: str) -> TableRow:
+    """Return the table. Raises NotFound."""
+    row = session.get(TableRow, table_id)
+    if row is None:
+        raise NotFound(kind="table", name=table_id)
+    return row
+
+
+def list_tables(
+    session: Session, page: Page, model_ids: list[str] | None, dataset_ids: list[str] | None
+) -> tuple[list[TableRow], str | None]:
+    """Return one page of tables, newest first, of some models and datasets, and the cursor of the next."""
+    query = sa.select(TableRow)
+    if model_ids is not None:
+        query = query.where(TableRow.model_id.in_(model_ids))
+    if dataset_ids is not None:
+        query = query.where(TableRow.dataset_id.in_(dataset_ids))
+    return page_from_rows(session, TableRow, query, page)
+
+
+def ids_of_name(session: Session, kind: Any, name: str) -> list[str]:
+    """Return the ids of all versions of a name, or the id itself."""
+    return list(session.scalars(sa.select(kind.id).where(sa.or_(kind.name == name, kind.id == name))))
+
+
+def find_engine(session: Session, key: str) -> EngineRow | None:
+    """Return the engine with that key."""
+    return session.scalar(sa.select(EngineRow).where(EngineRow.key == key))
+
+
+def save_engine(session: Session, row: EngineRow) -> EngineRow:
+    """Store an engine, or return the one that another job built under the same key meanwhile."""
+    known = find_engine(session, row.key)
+    if known is not None:
+        return known
+    row.id = new_id("eng")
+    session.add(row)
+    session.flush()
+    return row
+
+
+def get_engine(session: Session, engine_id: str) -> EngineRow:
+    """Return the engine. Raises NotFound."""
+    row = session.get(EngineRow, engine_id)
+    if row is None:
+        raise NotFound(kind="engine", name=engine_id)
+    return row
+
+
+def list_engines(session: Session, page: Page) -> tuple[list[EngineRow], str | None]:
+    """Return one page of engines, newest first, and the cursor of the next."""
+    return page_from_rows(session, EngineRow, sa.select(EngineRow), page)
+
+
+def latest_report(session: Session, engine_id: str) -> ReportRow | None:
+    """Return what the judge said last of an engine."""
+    about = sa.select(ReportRow).where(ReportRow.engine_id == engine_id)
+    return session.scalar(about.order_by(ReportRow.created_at.desc()).limit(1))

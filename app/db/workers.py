@@ -1,0 +1,54 @@
+"""Workers and their claims: who lives is decided by the database's clock alone."""
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db.database import clock
+from app.db.rows import ClaimRow, JobRow, WorkerRow
+
+
+def beat(session: Session, row: WorkerRow) -> None:
+    """Say that a worker lives, now."""
+    row.beat = clock(session)
+    session.merge(row)
+
+
+def remove_worker(session: Session, worker_id: str) -> None:
+    """Forget a worker that ended or died."""
+    session.execute(sa.delete(WorkerRow).where(WorkerRow.id == worker_id))
+
+
+def list_workers(session: Session) -> list[tuple[WorkerRow, float]]:
+    """Return every known worker with the age of its heartbeat in seconds."""
+    now = clock(session)
+    rows = session.scalars(sa.select(WorkerRow).order_by(WorkerRow.started_at))
+    return [(row, max(0.0, now - row.beat)) for row in rows]
+
+
+def running_jobs(session: Session) -> dict[str, str]:
+    """Return {worker id: job id} of the jobs that run now."""
+    rows = session.execute(sa.select(JobRow.worker_id, JobRow.id).where(JobRow.state == "running"))
+    return {worker_id: job_id for worker_id, job_id in rows if worker_id}
+
+
+def claim_step(session: Session, key: str, job_id: str, attempt: int) -> bool:
+    """Take a step for this attempt; False while another live attempt works on it."""
+    claim = session.get(ClaimRow, key, with_for_update=True)
+    if claim is not None and (claim.job_id, claim.attempt) != (job_id, attempt):
+        owner = session.get(JobRow, claim.job_id)
+        if owner is not None and owner.state == "running" and owner.attempt == claim.attempt and owner.id != job_id:
+            return False
+        claim.job_id, claim.attempt = job_id, attempt
+        return True
+    try:
+        with session.begin_nested():
+            session.merge(ClaimRow(key=key, job_id=job_id, attempt=attempt))
+    except IntegrityError:
+        return False
+    return True
+
+
+def drop_claim(session: Session, key: str, job_id: str) -> None:
+    """Give a step up, done or not."""
+    session.execute(sa.delete(ClaimRow).where(ClaimRow.key == key, ClaimRow.job_id == job_id))

@@ -1,0 +1,212 @@
+"""Histograms of one activation: how often each magnitude occurred, by sign.
+
+`MergeableHistogram` has bins of a power of two, so that it does not depend on the order or grouping of what it counted.
+`TensorrtHistogram` has the bins of TensorRT's own calibrators, so that it does.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+#: Bins of one sign of a mergeable histogram. The largest magnitude always falls into the upper half of them.
+SIDE_BINS = 8192
+#: Bins of a TensorRT histogram, and of what the KL search gets from either grid.
+SEARCH_BINS = 2048
+#: Below this bin width float32 cannot hold the reciprocal; smaller magnitudes share the first bins.
+MIN_EXPONENT = -126
+MAX_EXPONENT = 128 - 13
+
+Counts: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The magnitudes of one sign: int64[8192] counts, bin k is [k, k + 1) * 2**exponent."""
+
+    exponent: int
+    counts: Counts
+
+
+@dataclass(frozen=True, eq=False)
+class MergeableHistogram:
+    """Counts of one activation on the grid of powers of two; zeros count as positive.
+
+    `minimum` and `maximum` are float32 values held as float. Merging is exact, commutative and associative, and an
+    empty histogram is its neutral element.
+    """
+
+    count: int
+    minimum: float
+    maximum: float
+    positive: Side
+    negative: Side
+
+    @property
+    def absmax(self) -> float:
+        """Largest magnitude seen, 0.0 of an empty histogram."""
+        return max(-self.minimum, self.maximum) if self.count else 0.0
+
+    def magnitude_bins(self) -> tuple[Counts, float]:
+        """Return int64[8192] counts of |x| and their bin width."""
+        exponent = max(self.positive.exponent, self.negative.exponent)
+        counts = fold_side(self.positive, exponent).counts + fold_side(self.negative, exponent).counts
+        return counts, 2.0**exponent
+
+    def search_bins(self) -> tuple[Counts, float]:
+        """Return int64[2048] counts over [0, absmax] and their bin width.
+
+        The cumulative fine count is interpolated at the 2049 edges, rounded to whole counts and differenced: whole
+        fine bins grouped to 2048 would make a comb, which moves the entropy amax by up to half.
+        """
+        fine, width = self.magnitude_bins()
+        cumulative = np.concatenate(([0], np.cumsum(fine)))
+        edges = np.arange(SEARCH_BINS + 1) * (self.absmax / SEARCH_BINS) / width
+        at_edges = np.rint(np.interp(edges, np.arange(SIDE_BINS + 1), cumulative)).astype(np.int64)
+        at_edges[-1] = self.count
+        return np.diff(at_edges), self.absmax / SEARCH_BINS
+
+
+@dataclass(frozen=True, eq=False)
+class TensorrtHistogram:
+    """Counts of |x| as TensorRT's calibrators keep them: int64[2048], bin width = range / 2048.
+
+    The range is the absmax of the first batch that holds a value other than zero, doubled whenever a batch does not
+    fit. The width is float32, exactly; it is 0 as long as only zeros were seen.
+    """
+
+    count: int
+    minimum: float
+    maximum: float
+    width: float
+    counts: Counts
+
+    @property
+    def absmax(self) -> float:
+        """Largest magnitude seen, 0.0 of an empty histogram."""
+        return max(-self.minimum, self.maximum) if self.count else 0.0
+
+    def magnitude_bins(self) -> tuple[Counts, float]:
+        """Return int64[2048] counts of |x| and their bin width."""
+        return self.counts, self.width
+
+    def search_bins(self) -> tuple[Counts, float]:
+        """Return int64[2048] counts and their bin width."""
+        return self.counts, self.width
+
+
+Histogram: TypeAlias = MergeableHistogram | TensorrtHistogram
+
+
+def exponent_from_absmax(absmax: float) -> int:
+    """Return the exponent of the finest bin width whose 8192 bins hold absmax: absmax < 8192 * 2**exponent."""
+    return max(int(np.frexp(absmax)[1]) - 13, MIN_EXPONENT) if absmax else MIN_EXPONENT
+
+
+def fold_side(side: Side, exponent: int) -> Side:
+    """Return side with bins of 2**exponent, no finer than its own."""
+    shift = min(exponent - side.exponent, 13)
+    if shift == 0:
+        return replace(side, exponent=exponent)
+    counts = np.zeros(SIDE_BINS, np.int64)
+    counts[: SIDE_BINS >> shift] = side.counts.reshape(-1, 1 << shift).sum(axis=1)
+    return Side(exponent, counts)
+
+
+def empty_side() -> Side:
+    """Return a side that counted nothing."""
+    return Side(MIN_EXPONENT, np.zeros(SIDE_BINS, np.int64))
+
+
+def empty_mergeable() -> MergeableHistogram:
+    """Return a mergeable histogram that counted nothing."""
+    return MergeableHistogram(0, np.inf, -np.inf, empty_side(), empty_side())
+
+
+def empty_tensorrt() -> TensorrtHistogram:
+    """Return a TensorRT histogram that counted nothing."""
+    return TensorrtHistogram(0, np.inf, -np.inf, 0.0, np.zeros(SEARCH_BINS, np.int64))
+
+
+def merge_mergeable(a: MergeableHistogram, b: MergeableHistogram) -> MergeableHistogram:
+    """Return the histogram of what a and b counted together, exactly."""
+    return MergeableHistogram(
+        a.count + b.count,
+        min(a.minimum, b.minimum),
+        max(a.maximum, b.maximum),
+        _merge_sides(a.positive, b.positive),
+        _merge_sides(a.negative, b.negative),
+    )
+
+
+def _merge_sides(a: Side, b: Side) -> Side:
+    exponent = max(a.exponent, b.exponent)
+    return Side(exponent, fold_side(a, exponent).counts + fold_side(b, exponent).counts)
+
+
+def mergeable_from_values(values: npt.NDArray[np.float32]) -> MergeableHistogram:
+    """Return the histogram of finite float32 values of any shape: the definition that the kernels are held to."""
+    flat = np.asarray(values, np.float32).ravel() + np.float32(0)  # -0.0 becomes 0.0
+    if not flat.size:
+        return empty_mergeable()
+    sides = _side_from_magnitudes(flat[flat >= 0]), _side_from_magnitudes(-flat[flat < 0])
+    return MergeableHistogram(flat.size, float(flat.min()), float(flat.max()), *sides)
+
+
+def _side_from_magnitudes(magnitudes: npt.NDArray[np.float32]) -> Side:
+    if not magnitudes.size:
+        return empty_side()
+    exponent = exponent_from_absmax(float(magnitudes.max()))
+    indices = np.ldexp(magnitudes.astype(np.float64), -exponent).astype(np.int64)
+    return Side(exponent, np.bincount(indices, minlength=SIDE_BINS))
+
+
+def relu_of_mergeable(source: MergeableHistogram) -> MergeableHistogram:
+    """Return the histogram of max(x, 0), exactly: everything negative becomes a zero."""
+    counts = source.positive.counts.copy()
+    counts[0] += source.negative.counts.sum()
+    bounds = max(source.minimum, 0.0), max(source.maximum, 0.0)
+    return MergeableHistogram(source.count, *bounds, Side(source.positive.exponent, counts), empty_side())
+
+
+def add_zeros(histogram: Histogram, zeros: int) -> Histogram:
+    """Return histogram with that many zeros more: what zero padding adds to a tensor."""
+    if not zeros:
+        return histogram
+    bounds = {"minimum": min(histogram.minimum, 0.0), "maximum": max(histogram.maximum, 0.0)}
+    counts = (histogram.counts if isinstance(histogram, TensorrtHistogram) else histogram.positive.counts).copy()
+    counts[0] += zeros
+    if isinstance(histogram, TensorrtHistogram):
+        return replace(histogram, count=histogram.count + zeros, counts=counts, **bounds)
+    side = replace(histogram.positive, counts=counts)
+    return replace(histogram, count=histogram.count + zeros, positive=side, **bounds)
+
+
+def add_tensorrt_batch(histogram: TensorrtHistogram, values: npt.NDArray[np.float32]) -> TensorrtHistogram:
+    """Return histogram with one whole batch of finite float32 values more; batch order and size matter."""
+    magnitudes = np.abs(np.asarray(values, np.float32)).ravel()
+    if not magnitudes.size:
+        return histogram
+    absmax = float(magnitudes.max())
+    width = histogram.width or absmax / SEARCH_BINS
+    folded = fold_tensorrt(histogram, absmax, width)
+    bins = (magnitudes / np.float32(folded.width)).astype(np.int64) if folded.width else np.zeros(magnitudes.size, int)
+    # A value of exactly the range would be bin 2048, which is not there.
+    counts = np.bincount(np.minimum(bins, SEARCH_BINS - 1), minlength=SEARCH_BINS)
+    return TensorrtHistogram(
+        histogram.count + magnitudes.size,
+        min(histogram.minimum, float(values.min()) + 0.0),
+        max(histogram.maximum, float(values.max()) + 0.0),
+        folded.width,
+        folded.counts + counts,
+    )
+
+
+def fold_tensorrt(histogram: TensorrtHistogram, absmax: float, width: float) -> TensorrtHistogram:
+    """Return histogram with width doubled until absmax fits: absmax <= 2048 * width."""
+    counts = histogram.counts
+    while absmax > width * SEARCH_BINS:
+        counts = np.concatenate((counts.reshape(-1, 2).sum(axis=1), np.zeros(SEARCH_BINS // 2, np.int64)))
+        width *= 2
+    return replace(histogram, width=width, counts=counts)

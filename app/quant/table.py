@@ -1,0 +1,117 @@
+"""A table: the amax of every tensor of one calibration, and what goes out of it: scales, all finite and above zero."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.errors import TableProblem, TableScaleInvalid
+from app.quant.observation import Observation
+
+#: float32 scales below this are denormal or zero, above it HAZARDS calls them poison; either is refused.
+MIN_SCALE = float(np.finfo(np.float32).tiny) / 2
+MAX_SCALE = 2.0**40
+
+
+@dataclass(frozen=True)
+class Table:
+    """amax by tensor name (float64, > 0), and the tensors that were zero on every image: those have no scale."""
+
+    amax: dict[str, float]
+    dead: tuple[str, ...] = ()
+    method: str = "imported"
+
+
+def table_from_observation(observation: Observation, method: str, percentile: float = 99.99) -> Table:
+    """Return the table of one method: entropy, minmax, percentile (in (0, 100]) or mse. No forward pass is needed."""
+    # numba takes half a second to import, which readers of stored tables need not pay.
+    from app.quant.thresholds import compute_amax, is_dead, parse_method
+
+    chosen = parse_method(method)
+    dead = tuple(sorted(name for name, histogram in observation.histograms.items() if is_dead(histogram)))
+    live = sorted(observation.histograms.keys() - set(dead))
+    amax = {name: compute_amax(observation.histograms[name], chosen, percentile) for name in live}
+    return Table(amax, dead, method)
+
+
+def scales_from_table(table: Table) -> dict[str, np.float32]:
+    """Return scale = float32(amax / 127) by tensor name; raises TableScaleInvalid rather than let a bad one out."""
+    return {name: scale_from_amax(name, amax) for name, amax in table.amax.items()}
+
+
+def scale_from_amax(tensor: str, amax: float) -> np.float32:
+    """Return float32(amax / 127), finite and above zero."""
+    check_scale(tensor, amax / 127)
+    return np.float32(amax / 127)
+
+
+def check_scale(tensor: str, scale: float) -> None:
+    """Raise TableScaleInvalid unless scale is a finite number above zero that float32 holds."""
+    if not (math.isfinite(scale) and MIN_SCALE <= scale < MAX_SCALE):
+        raise TableScaleInvalid(tensor=tensor, value=repr(float(scale)))
+
+
+def table_from_scales(scales: Mapping[str, float]) -> Table:
+    """Return the table of imported scales: amax = 127 * scale, which gives the very same float32 scale back."""
+    for name, scale in scales.items():
+        check_scale(name, float(scale))
+    return Table({name: 127 * float(scale) for name, scale in scales.items()})
+
+
+def compute_drift(earlier: Table, later: Table) -> dict[str, float]:
+    """Return |later / earlier - 1| by tensor name; infinite where only one of them has an amax."""
+    names = sorted(earlier.amax.keys() | later.amax.keys())
+    return {name: _relative_change(earlier.amax.get(name), later.amax.get(name)) for name in names}
+
+
+def _relative_change(earlier: float | None, later: float | None) -> float:
+    return abs(later / earlier - 1) if earlier and later else math.inf
+
+
+def table_to_json(table: Table) -> dict[str, Any]:
+    """Return the table as JSON values with sorted names; floats keep every bit."""
+    return {
+        "amax": dict(sorted(table.amax.items())),
+        "dead": sorted(table.dead),
+        "format": "enginesmith-table-1",
+        "method": table.method,
+    }
+
+
+def table_from_json(value: object) -> Table:
+    """Return the table of parsed JSON, or of its text or bytes; raises TableProblem, TableScaleInvalid by tensor."""
+    fields = _parse_json(value) if isinstance(value, (str, bytes)) else value
+    if not isinstance(fields, dict) or fields.get("format") != "enginesmith-table-1":
+        raise TableProblem(reason='it is no JSON object with "format": "enginesmith-table-1"')
+    if unknown := fields.keys() - {"amax", "dead", "format", "method"}:
+        raise TableProblem(reason=f"unknown fields {sorted(unknown)}")
+    amax, dead, method = fields.get("amax"), fields.get("dead", []), fields.get("method", "imported")
+    if not isinstance(amax, dict) or not isinstance(method, str):
+        raise TableProblem(reason="amax is an object of numbers, method a string")
+    if not isinstance(dead, list) or not all(isinstance(name, str) for name in dead) or amax.keys() & set(dead):
+        raise TableProblem(reason="dead is a list of tensor names without an amax")
+    return Table({name: _checked_amax(name, number) for name, number in amax.items()}, tuple(dead), method)
+
+
+def _parse_json(text: str | bytes) -> object:
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise TableProblem(reason=f"it is no JSON ({error})") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise TableProblem(reason="a name stands in it twice")
+    return fields
+
+
+def _checked_amax(name: str, number: object) -> float:
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or abs(number) > 2.0**60:
+        raise TableScaleInvalid(tensor=name, value=repr(number)[:40])
+    check_scale(name, number / 127)
+    return float(number)

@@ -1,0 +1,103 @@
+"""TensorRT's calibration cache: a header line `TRT-<version>-<algorithm>`, then `name: <8 hex digits>` a tensor."""
+
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.errors import ModelTensorNameUnsafe, TableProblem, UnsupportedOption
+from app.quant.table import check_scale
+
+MAX_CACHE_BYTES = 16 << 20
+#: Names that TensorRT writes in its own caches; the quantile and legacy variants are read as well.
+ALGORITHMS = ("EntropyCalibration", "EntropyCalibration2", "MinMaxCalibration", "LegacyCalibration")
+
+_HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9]{1,64})")
+_VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,2})\.([0-9]{1,2})(?:\.[0-9]{1,9})?")
+_HEX = re.compile(r"[0-9a-fA-F]{8}")
+
+
+@dataclass(frozen=True)
+class ParsedCache:
+    """A cache that was read: version as printed (`100600`), algorithm, and scale by tensor name in file order."""
+
+    version: str
+    algorithm: str
+    scales: dict[str, np.float32]
+
+
+def format_trt_cache(
+    scales: Mapping[str, float | np.float32], version: str = "10.6.0", algorithm: str = "EntropyCalibration2"
+) -> str:
+    """Return the cache text of scales, in their order, for a TensorRT version such as 10.6.0 or as printed, 100600.
+
+    Raises TableScaleInvalid for a scale that is not a finite number above zero, ModelTensorNameUnsafe for a name that
+    would break the lines, UnsupportedOption for a version or algorithm that cannot stand in the header.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9]{1,64}", algorithm):
+        raise UnsupportedOption(option="algorithm", reason="it is letters and digits, such as EntropyCalibration2")
+    lines = [f"TRT-{format_trt_version(version)}-{algorithm}"]
+    lines += [f"{_safe_name(name)}: {_hex_from_scale(name, scale)}" for name, scale in scales.items()]
+    return "\n".join(lines) + "\n"
+
+
+def format_trt_version(version: str) -> str:
+    """Return a version as TensorRT prints it: 10.6.0 is 100600, 8.6.1 is 8601; digits alone stay as they are."""
+    if re.fullmatch(r"[0-9]{3,9}", version):
+        return version
+    parts = _VERSION.fullmatch(version)
+    if parts is None:
+        raise UnsupportedOption(option=f"trt_version {version!r}", reason="write it like 10.6.0")
+    major, minor, patch = (int(part) for part in parts.groups())
+    # Up to 9 TensorRT's version number is major * 1000 + minor * 100 + patch, from 10 on every part has two digits.
+    return str(major * 1000 + minor * 100 + patch if major < 10 else major * 10000 + minor * 100 + patch)
+
+
+def parse_trt_cache(content: bytes) -> ParsedCache:
+    """Read untrusted cache bytes; raises TableProblem naming the line, TableScaleInvalid naming the tensor."""
+    if len(content) > MAX_CACHE_BYTES:
+        raise TableProblem(reason=f"a cache has at most {MAX_CACHE_BYTES} bytes, this one has {len(content)}")
+    try:
+        lines = content.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise TableProblem(reason=f"byte {error.start} is not UTF-8") from None
+    lines = [line.removesuffix("\r") for line in lines]
+    header = _HEADER.fullmatch(lines[0])
+    if header is None:
+        raise TableProblem(
+            reason="its first line is not TRT-<version>-<algorithm>, such as TRT-100600-EntropyCalibration2"
+        )
+    scales: dict[str, np.float32] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if line or number < len(lines):
+            name, scale = _parse_line(number, line)
+            if name in scales:
+                raise TableProblem(reason=f"line {number}: {name} is listed twice")
+            scales[name] = scale
+    return ParsedCache(header[1], header[2], scales)
+
+
+def _parse_line(number: int, line: str) -> tuple[str, np.float32]:
+    if not line.isprintable():
+        raise TableProblem(reason=f"line {number} holds control characters")
+    name, colon, digits = line.rpartition(":")
+    if not colon or not name.strip():
+        raise TableProblem(reason=f"line {number} is not `name: <8 hex digits>`")
+    if not _HEX.fullmatch(digits.removeprefix(" ")):
+        raise TableProblem(reason=f"line {number}: the scale of {name} is not exactly 8 hex digits")
+    scale = struct.unpack(">f", bytes.fromhex(digits.strip()))[0]
+    check_scale(name, scale)
+    return name, np.float32(scale)
+
+
+def _hex_from_scale(name: str, scale: float | np.float32) -> str:
+    check_scale(name, float(scale))
+    return struct.pack(">f", float(scale)).hex()
+
+
+def _safe_name(name: str) -> str:
+    if not name.strip() or not name.isprintable():
+        raise ModelTensorNameUnsafe(reason=f"{name!r} cannot stand in a line of a cache")
+    return name

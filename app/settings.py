@@ -1,0 +1,116 @@
+"""Every setting, from ENGINESMITH_* variables or the command line. The only reader of the environment."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.inputs.limits import InputLimits
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+#: What a child may know of the environment: never a token, a key or a database's address.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "XDG_CACHE_HOME")
+_INHERITED_PREFIXES = ("OPENBLAS_", "OMP_", "NUMBA_", "CUDA_", "NVIDIA_")
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a throw-away process."""
+    kept = {
+        name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    source = str(Path(__file__).parent.parent)
+    return kept | {"PYTHONPATH": source, "PYTHONUNBUFFERED": "1"}
+
+
+class StepLimits(BaseModel):
+    """How long each stage of a job may run, in seconds, before its process is ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inspect_seconds: float = 120
+    observe_seconds: float = 4 * 3600
+    derive_seconds: float = 1800
+    quantize_seconds: float = 900
+    build_seconds: float = 2 * 3600
+    judge_seconds: float = 2 * 3600
+
+
+class Settings(BaseSettings):
+    """What one server or worker runs with; `GET /limits` shows the limits among them."""
+
+    model_config = SettingsConfigDict(env_prefix="ENGINESMITH_", env_nested_delimiter="__", extra="ignore")
+
+    data: Path = Path("enginesmith-data")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    #: Tokens that may call the API, comma-separated; without any the server binds to loopback only.
+    tokens: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    #: SQLAlchemy URL of our tables; default is SQLite in `data`.
+    database_url: str | None = None
+    #: The same for the job engine; default is a second SQLite file, or the schema `dbos` of the Postgres above.
+    jobs_url: str | None = None
+    #: file:///... or s3://bucket/prefix; default is a folder in `data`.
+    blob_url: str | None = None
+    #: Endpoint of an S3-compatible store; keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+    s3_endpoint: str | None = None
+    #: Whether `serve` starts a worker of its own.
+    worker: bool = True
+    #: Queues to serve, comma-separated; default is all that this machine can.
+    queues: Annotated[tuple[str, ...], NoDecode] = ()
+
+    poll_seconds: float = Field(0.05, gt=0)
+    heartbeat_seconds: float = Field(5.0, gt=0)
+    #: A worker that was not heard of for so long is dead: its jobs go to another.
+    dead_after_seconds: float = Field(45.0, gt=0)
+    #: A job that ended its worker so often is not tried again.
+    max_crashes: int = Field(3, ge=1)
+    #: How long an upload may stand still.
+    upload_idle_seconds: float = Field(30.0, gt=0)
+    max_upload_bytes: int = Field(64 << 30, ge=1)
+    #: How many uploads are parsed at once, each in a process of its own.
+    inspectors: int = Field(2, ge=1)
+    input_limits: InputLimits = InputLimits()
+    step_limits: StepLimits = StepLimits()
+    log_level: str = "INFO"
+    #: Ends this worker with SIGKILL at `STAGE:before` or `STAGE:after` its save, once: for recovery drills.
+    failpoint: str | None = None
+
+    @field_validator("tokens", "queues", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if any(len(token.get_secret_value()) < 16 for token in self.tokens):
+            raise ValueError("a token has at least 16 characters; `openssl rand -hex 32` makes a good one")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in LOOPBACK
+
+    @property
+    def effective_database_url(self) -> str:
+        url = self.database_url or f"sqlite:///{self.data.absolute()}/app.db"
+        return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @property
+    def effective_jobs_url(self) -> str:
+        if self.jobs_url:
+            return self.jobs_url
+        if self.database_url and self.database_url.startswith("postgresql"):
+            return self.database_url
+        return f"sqlite:///{self.data.absolute()}/jobs.db"
+
+    @property
+    def effective_blob_url(self) -> str:
+        return self.blob_url or (self.data.absolute() / "blobs").as_uri()
+
+    @property
+    def temporary_folder(self) -> Path:
+        """Folder for uploads and job files in work; on the file system of local blobs, so that a rename suffices."""
+        return self.data.absolute() / "tmp"

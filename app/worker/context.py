@@ -1,0 +1,166 @@
+"""What a worker process works with, and one job's run in it."""
+
+import asyncio
+import os
+import shutil
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.blobs.store import BlobStore, sha256_of
+from app.child.parent import ChildCall, run_child
+from app.db import jobs, workers
+from app.db.database import Database
+from app.db.jobs import Fence
+from app.resolved import ResolvedJob, Tools
+from app.settings import Settings
+
+log = structlog.get_logger()
+
+#: Progress is told at most so often.
+_PROGRESS_SECONDS = 0.25
+_CLAIM_POLL_SECONDS = 0.5
+
+
+class JobLost(Exception):
+    """This attempt may not go on: the job was cancelled, or is another worker's now."""
+
+
+class WorkerStopping(Exception):
+    """The worker is shutting down; the job goes back to its queue."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker process."""
+
+    id: str
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    backends: dict[str, dict[str, Any]]
+    tools: Tools
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def tools_for(self, backend: str | None) -> Tools:
+        """Return the tools of a job with that backend, as they are installed here."""
+        known = self.backends.get(backend or "")
+        return self.tools.model_copy(update={"backend": f"{backend} {known['version']}" if known else None})
+
+
+@dataclass
+class Run:
+    """One attempt of one job."""
+
+    worker: Worker
+    fence: Fence
+    job: ResolvedJob
+    folder: Path
+    stage: str = ""
+    _told_at: float = 0.0
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage. Raises JobLost."""
+        self.stage = stage
+        now = {"stage": stage, "progress_done": 0, "progress_total": None, "stage_started_at": jobs.now()}
+        with self.worker.database.transaction() as session:
+            self._must(jobs.change_job(session, self.fence, **now))
+            jobs.add_event(session, self.fence.job_id, "stage", {"state": "running", "stage": stage})
+        self.fail_point("before")
+
+    def child(self, target: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Run a step of this stage in a process of its own; its progress and log lines become events.
+
+        Raises JobLost, WorkerStopping, or what `run_child` raises.
+        """
+        limit = getattr(self.worker.settings.step_limits, f"{self.stage}_seconds")
+        call = ChildCall(target, request, self.stage, limit, folder=self.folder)
+        return asyncio.run(run_child(call, self.report, self.watch))
+
+    def report(self, event: dict[str, Any]) -> None:
+        """Tell one event of a child: {"progress": [done, total]} or {"log": line}."""
+        if "progress" in event:
+            self._tell_progress(*event["progress"])
+        elif "log" in event:
+            self.say(event["log"])
+
+    def say(self, line: str) -> None:
+        """Append a line to the job's log."""
+        with self.worker.database.transaction() as session:
+            jobs.add_event(session, self.fence.job_id, "log", {"stage": self.stage, "line": line[:4096]})
+
+    def watch(self) -> None:
+        """Raise WorkerStopping or JobLost if the work should end."""
+        if self.worker.stopping.is_set():
+            raise WorkerStopping
+        with self.worker.database.reading() as session:
+            row = jobs.get_job(session, self.fence.job_id)
+            self._must(row.state == "running" and row.attempt == self.fence.attempt)
+
+    def change(self, **values: Any) -> None:
+        """Change the job's row. Raises JobLost."""
+        with self.worker.database.transaction() as session:
+            self._must(jobs.change_job(session, self.fence, **values))
+
+    def keep(self, path: Path) -> str:
+        """Move a file into the blobs and return its digest."""
+        digest = sha256_of(path)
+        self.worker.blobs.put(path, digest)
+        return digest
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[None]:
+        """Hold the step with that key, waiting while another job works on it. Raises JobLost or WorkerStopping."""
+        owner = (key, self.fence.job_id)
+        while not self._try_claim(key):
+            self.watch()
+            time.sleep(_CLAIM_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            with self.worker.database.transaction() as session:
+                workers.drop_claim(session, *owner)
+
+    def fail_point(self, place: str) -> None:
+        """Die here if the setting `failpoint` says so, once: how recovery drills end a worker at a chosen place."""
+        marker = self.worker.settings.data / "failpoint-reached"
+        if self.worker.settings.failpoint == f"{self.stage}:{place}" and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _try_claim(self, key: str) -> bool:
+        with self.worker.database.transaction() as session:
+            return workers.claim_step(session, key, self.fence.job_id, self.fence.attempt)
+
+    def _tell_progress(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if done != total and now - self._told_at < _PROGRESS_SECONDS:
+            return
+        self._told_at = now
+        with self.worker.database.transaction() as session:
+            self._must(jobs.change_job(session, self.fence, progress_done=done, progress_total=total))
+            body = {"stage": self.stage, "done": done, "total": total}
+            jobs.add_event(session, self.fence.job_id, "progress", body)
+
+    def _must(self, mine: bool) -> None:
+        if not mine:
+            raise JobLost
+
+
+@contextmanager
+def job_folder(settings: Settings, job_id: str) -> Iterator[Path]:
+    """Give a fresh folder for one attempt's files, and remove it at the end."""
+    folder = settings.temporary_folder / f"{job_id}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

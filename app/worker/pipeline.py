@@ -1,0 +1,66 @@
+"""One job on one screen: observe, derive, quantize, build, judge. What is saved under its key is not computed again."""
+
+from typing import Any
+
+import structlog
+
+from app.db import jobs
+from app.db.rows import ReportRow, TableRow
+from app.errors import Problem
+from app.worker.context import JobLost, Run, Worker, WorkerStopping
+from app.worker.gate import check_gate, warnings_from_report
+from app.worker.stages.build import find_or_build
+from app.worker.stages.derive import find_or_derive
+from app.worker.stages.judge import find_or_judge
+
+log = structlog.get_logger()
+
+
+def carry_out(run: Run) -> None:
+    """Run the job's stages in order, noting each result on its row as it comes. Raises what a stage raises."""
+    table = find_or_derive(run) if run.job.spec.calibration else None
+    run.change(table_id=table.id if table else None)
+    if run.job.spec.engine is None:
+        return
+    engine = find_or_build(run, table if run.job.spec.is_quantized else None)
+    run.change(engine_id=engine.id)
+    if run.job.is_judged and table is not None:
+        _pass_gate(run, find_or_judge(run, engine, table), table)
+
+
+def finish(run: Run) -> None:
+    """Carry the job out and write how it ended; a job that is not ours any more is left alone."""
+    try:
+        carry_out(run)
+        _end(run, "succeeded", None)
+    except JobLost:
+        log.info("job lost", job=run.fence.job_id, attempt=run.fence.attempt)
+    except WorkerStopping:
+        with run.worker.database.transaction() as session:
+            jobs.release_job(session, run.fence)
+    except Problem as problem:
+        _end(run, "failed", error_from_problem(problem))
+
+
+def error_from_problem(problem: Problem) -> dict[str, Any]:
+    """Return a job's `error` document."""
+    return {"code": problem.code, "detail": problem.detail, "retryable": problem.retryable}
+
+
+def start(worker: Worker, job_id: str) -> jobs.JobRow | None:
+    """Take the job for a new attempt; None when there is nothing to do. A job that kills workers ends here."""
+    with worker.database.transaction() as session:
+        return jobs.start_attempt(session, job_id, worker.id)
+
+
+def _pass_gate(run: Run, report: ReportRow, table: TableRow) -> None:
+    run.change(report_key=report.key, warnings=warnings_from_report(report.report, table.facts))
+    gate = run.job.spec.judge.gate
+    if gate is not None:
+        check_gate(report.report, gate)
+
+
+def _end(run: Run, state: str, error: dict[str, Any] | None) -> None:
+    with run.worker.database.transaction() as session:
+        jobs.end_job(session, run.fence, state, error=error)
+    log.info("job ended", job=run.fence.job_id, state=state, code=error and error["code"])

@@ -1,0 +1,88 @@
+"""derive: histograms and a method -> a calibration table, saved under the table key."""
+
+from pathlib import Path
+from typing import Any
+
+from app import keys
+from app.db import results
+from app.db.rows import TableRow
+from app.errors import TableNondeterministic
+from app.spec import DERIVED_METHODS
+from app.worker.context import Run
+from app.worker.files import dataset_files, model_path
+from app.worker.stages.observe import find_or_observe
+
+DERIVE_STEP = "app.worker.steps.derive:derive"
+CHOOSE_STEP = "app.worker.steps.derive:choose"
+_TABLES_AGREE = 1e-5
+
+
+def find_or_derive(run: Run) -> TableRow:
+    """Return the job's table, derived now unless somebody has. Raises TableNondeterministic."""
+    assert run.job.spec.calibration is not None
+    key = keys.table_key(run.job)
+    with run.worker.database.reading() as session:
+        known = results.find_table(session, key)
+    row = known or _derive(run, key, run.job.spec.calibration.method)
+    if row.facts.get("disagreement", 0.0) > _TABLES_AGREE:
+        raise TableNondeterministic
+    return row
+
+
+def _derive(run: Run, key: str, method: str) -> TableRow:
+    observation = find_or_observe(run)
+    run.enter("derive")
+    folder = run.folder / "tables"
+    folder.mkdir(exist_ok=True)
+    request = {
+        "observation": str(run.worker.blobs.fetch(observation.body)),
+        "methods": list(DERIVED_METHODS) if method == "auto" else [method],
+        "spec": run.job.spec.model_dump(mode="json"),
+        "out": str(folder),
+    }
+    answer = run.child(DERIVE_STEP, request)
+    rows = {name: _save(run, keys.derived_table_key(run.job, name), name, folder / name, answer) for name in answer["methods"]}
+    row = _choose(run, key, request, rows) if method == "auto" else rows[method]
+    run.fail_point("after")
+    return row
+
+
+def _save(run: Run, key: str, method: str, path: Path, answer: dict[str, Any]) -> TableRow:
+    return _save_body(run, key, method, run.keep(path), {"tensors": answer["tensors"], "dead": answer["dead"]})
+
+
+def _save_body(run: Run, key: str, method: str, body: str, extra: dict[str, Any]) -> TableRow:
+    assert run.job.dataset is not None
+    facts = {"observation": keys.observation_facts(run.job), "tools": run.job.tools.model_dump(mode="json"), **extra}
+    row = TableRow(
+        key=key, origin="computed", method=method, model_id=run.job.model.id, dataset_id=run.job.dataset.id,
+        observation_key=keys.observation_key(run.job), body=body, facts=facts,
+    )  # fmt: skip
+    with run.worker.database.transaction() as session:
+        return results.save_table(session, row)
+
+
+def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRow]) -> TableRow:
+    """Judge every method's table on the judge images and keep the one with the best agreement."""
+    run.say(f"auto: judging {', '.join(rows)}")
+    judged = run.job.judge_dataset or run.job.dataset
+    assert judged is not None
+    blobs = run.worker.blobs
+    request = request | {
+        "model": model_path(blobs, run.job.model, run.folder / "model"),
+        "tables": {name: str(blobs.fetch(row.body)) for name, row in rows.items()},
+        "calibration": _listing(run),
+        "judge": dataset_files(blobs, judged),
+        "limits": run.worker.settings.input_limits.model_dump(mode="json"),
+    }
+    answer = run.child(CHOOSE_STEP, request)
+    chosen = rows[answer["chosen"]]
+    run.say(f"auto: {answer['chosen']} agrees best")
+    extra = {name: chosen.facts[name] for name in ("tensors", "dead")} | answer
+    return _save_body(run, key, "auto", chosen.body, extra)
+
+
+def _listing(run: Run) -> str | None:
+    if run.job.judge_dataset is not None or run.job.dataset is None:
+        return None
+    return str(run.worker.blobs.fetch(run.job.dataset.listing))

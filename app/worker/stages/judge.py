@@ -1,0 +1,48 @@
+"""judge: FP32 against INT8 on images that were not calibrated on; the report is saved before the gate may fail."""
+
+from typing import Any
+
+from app import keys
+from app.db import results
+from app.db.rows import EngineRow, ReportRow, TableRow
+from app.worker.context import Run
+from app.worker.files import dataset_files, model_path
+from app.worker.stages.quantize import find_or_quantize
+
+STEP = "app.worker.steps.judge:judge"
+
+
+def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
+    """Return the report on the job's engine, measured now unless somebody has."""
+    key = keys.judge_key(run.job, engine.key)
+    with run.worker.database.reading() as session:
+        known = results.find_by_key(session, ReportRow, key)
+    return known or _judge(run, engine, table)
+
+
+def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
+    quantized = find_or_quantize(run, table)
+    run.enter("judge")
+    report = run.child(STEP, _request(run, quantized.body))
+    report["method"] = table.facts.get("chosen") or table.method
+    report["candidates"] = table.facts.get("candidates")
+    row = ReportRow(key=keys.judge_key(run.job, engine.key), engine_id=engine.id, report=report)
+    with run.worker.database.transaction() as session:
+        results.save_by_key(session, row)
+    run.fail_point("after")
+    return row
+
+
+def _request(run: Run, quantized: str) -> dict[str, Any]:
+    judged = run.job.judge_dataset or run.job.dataset
+    assert judged is not None
+    blobs = run.worker.blobs
+    calibration = run.job.dataset if run.job.judge_dataset is None else None
+    return {
+        "model": model_path(blobs, run.job.model, run.folder / "model"),
+        "quantized": str(blobs.fetch(quantized)),
+        "calibration": str(blobs.fetch(calibration.listing)) if calibration else None,
+        "judge": dataset_files(blobs, judged),
+        "spec": run.job.spec.model_dump(mode="json"),
+        "limits": run.worker.settings.input_limits.model_dump(mode="json"),
+    }

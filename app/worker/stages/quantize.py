@@ -1,0 +1,34 @@
+"""quantize: model and table -> Q/DQ model, saved under the key of both."""
+
+from app import keys
+from app.db import results
+from app.db.rows import QuantizedRow, TableRow
+from app.worker.context import Run
+from app.worker.files import model_path
+
+STEP = "app.worker.steps.quantize:quantize"
+
+
+def find_or_quantize(run: Run, table: TableRow) -> QuantizedRow:
+    """Return the Q/DQ model of the job's model and this table, made now unless somebody has."""
+    key = keys.quantized_key(run.job.model.digest, table.body, run.job.spec.quantize)
+    with run.worker.database.reading() as session:
+        known = results.find_by_key(session, QuantizedRow, key)
+    return known or _quantize(run, table, key)
+
+
+def _quantize(run: Run, table: TableRow, key: str) -> QuantizedRow:
+    run.enter("quantize")
+    body = run.folder / "qdq.onnx"
+    request = {
+        "model": model_path(run.worker.blobs, run.job.model, run.folder / "model"),
+        "table": str(run.worker.blobs.fetch(table.body)),
+        "quantize": run.job.spec.quantize.model_dump(mode="json"),
+        "out": str(body),
+    }
+    report = run.child(STEP, request)
+    row = QuantizedRow(key=key, body=run.keep(body), report=report)
+    with run.worker.database.transaction() as session:
+        results.save_by_key(session, row)
+    run.fail_point("after")
+    return row
