@@ -18,9 +18,7 @@ _INHERITED_PREFIXES = ("OPENBLAS_", "OMP_", "NUMBA_", "CUDA_", "NVIDIA_")
 
 def child_environment() -> dict[str, str]:
     """Return the environment of a throw-away process."""
-    kept = {
-        name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-    }
+    kept = {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)}
     source = str(Path(__file__).parent.parent)
     return kept | {"PYTHONPATH": source, "PYTHONUNBUFFERED": "1"}
 
@@ -72,6 +70,8 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(64 << 30, ge=1)
     #: How many uploads are parsed at once, each in a process of its own.
     inspectors: int = Field(2, ge=1)
+    #: Address space of a process that parses an upload.
+    inspector_memory_bytes: int = Field(12 << 30, ge=1 << 30)
     input_limits: InputLimits = InputLimits()
     step_limits: StepLimits = StepLimits()
     log_level: str = "INFO"
@@ -114,3 +114,15 @@ class Settings(BaseSettings):
     def temporary_folder(self) -> Path:
         """Folder for uploads and job files in work; on the file system of local blobs, so that a rename suffices."""
         return self.data.absolute() / "tmp"
+
+    def worker_environment(self) -> dict[str, str]:
+        """Return the environment of this server's own worker: these settings, whoever gave them, but no token."""
+        told = self.model_dump(
+            mode="json", exclude={"tokens", "host", "port", "worker", "queues", "input_limits", "step_limits"}
+        )
+        own = {f"ENGINESMITH_{name.upper()}": str(value) for name, value in told.items() if value is not None}
+        own |= {"ENGINESMITH_QUEUES": ",".join(self.queues), "ENGINESMITH_DATA": str(self.data.absolute())}
+        own |= {"ENGINESMITH_INPUT_LIMITS": self.input_limits.model_dump_json()}
+        own |= {"ENGINESMITH_STEP_LIMITS": self.step_limits.model_dump_json()}
+        inherited = {name: value for name, value in os.environ.items() if name != "ENGINESMITH_TOKENS"}
+        return inherited | own

@@ -17,6 +17,16 @@ log = structlog.get_logger()
 _WAL_FIXED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
 
+@contextmanager
+def raising_problems() -> Iterator[None]:
+    """Turn a database that does not answer into DatabaseUnavailable."""
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        log.warning("database unavailable", error=str(error.orig))
+        raise DatabaseUnavailable from error
+
+
 class Database:
     """One pool of connections. `transaction()` is the only way in and holds the only commit."""
 
@@ -48,12 +58,8 @@ class Database:
 
     @contextmanager
     def _session(self, engine: sa.Engine) -> Iterator[Session]:
-        try:
-            with Session(engine, expire_on_commit=False) as session:
-                yield session
-        except sa.exc.OperationalError as error:
-            log.warning("database unavailable", error=str(error.orig))
-            raise DatabaseUnavailable from error
+        with raising_problems(), Session(engine, expire_on_commit=False) as session:
+            yield session
 
     def migration_connection(self) -> Any:
         """Return a connection in a transaction, as a context manager, for alembic."""

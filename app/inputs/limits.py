@@ -40,6 +40,8 @@ class InputLimits(BaseModel):
     #: Characters of all doc strings and metadata.
     model_text_characters: int = Field(64 * MEBIBYTE, ge=1)
     tensor_dimensions: int = Field(32, ge=1)
+    #: Elements of an activation whose shape is static but for the batch.
+    tensor_elements: int = Field(1 << 31, ge=1)
     tensor_name_characters: int = Field(1024, ge=1)
 
     def of_model_archive(self) -> "InputLimits":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from app.errors import ArchiveProblem
-from app.inputs.archive import CHUNK_BYTES, Budget
+from app.inputs.budget import CHUNK_BYTES, Budget
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -55,7 +55,7 @@ class _Gzip:
 
 class _Zstandard:
     def __init__(self) -> None:
-        options = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
+        options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
         self._decompressor = zstd.ZstdDecompressor(options=options)
 
     @property
@@ -81,14 +81,16 @@ class Stream:
     def __init__(self, source: Callable[[], bytes], budget: Budget) -> None:
         self._source = source
         self._budget = budget
-        self._left = b""
+        self._chunk = b""
+        self._at = 0
 
     def read(self, count: int) -> bytes:
         """Return 1 to count bytes, none at the end. Raises ArchiveProblem and what Budget raises."""
-        if count and not self._left:
-            self._left = self._source()
-            self._budget.count_bytes(len(self._left))
-        taken, self._left = self._left[:count], self._left[count:]
+        if count and self._at == len(self._chunk):
+            self._chunk, self._at = self._source(), 0
+            self._budget.count_bytes(len(self._chunk))
+        taken = self._chunk[self._at : self._at + count]
+        self._at += len(taken)
         return taken
 
     def read_exactly(self, count: int, what: str) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from app.errors import ArchiveCorrupt, ArchiveProblem, ArchiveUnsafeMember
-from app.inputs.archive import CHUNK_BYTES, Budget, Member
+from app.inputs.budget import CHUNK_BYTES, Budget, Member
 from app.inputs.streams import Stream, open_stream
 
 _BLOCK = 512
@@ -25,8 +25,10 @@ _KINDS = {
 _FILE, _FOLDER, _PAX, _GLOBAL_PAX, _LONG_NAME = (b"0", b"\0"), b"5", b"x", b"g", b"L"
 #: What a pax header may say. `size`, `linkpath` and GNU.sparse would change how the bytes behind are read.
 _PAX_IGNORED = ("mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment")
-_PAX_IGNORED_PREFIXES = ("SCHILY.", "LIBARCHIVE.", "RHT.", "APPLE.")
-_MAX_PAX_BYTES = 1 << 16
+_PAX_IGNORED_PREFIXES = ("SCHILY.", "LIBARCHIVE.", "RHT.", "APPLE.", "MSWINDOWS.")
+_MAX_PAX_BYTES = 1 << 20
+#: Extended headers before one member; ordinary writers make one or two.
+_MAX_EXTENDED = 4
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,18 @@ def read_tar(file: BinaryIO, kind: str, budget: Budget) -> Iterator[Member]:
     """Yield the plain files of a tar in its order; `kind` is tar, gzip or zstd. Raises ArchiveProblem's classes."""
     stream = open_stream(file, kind, budget)
     long_name: str | None = None
+    extended = 0
     while (block := _read_header_block(stream)) is not None:
         header = _parse_header(block)
-        budget.count_member()
         if header.kind in (_PAX, _GLOBAL_PAX, _LONG_NAME):
-            if long_name is not None and header.kind != _GLOBAL_PAX:
-                raise ArchiveProblem(reason="a member has two long names")
+            extended += 1
+            if extended > _MAX_EXTENDED or (long_name is not None and header.kind != _GLOBAL_PAX):
+                raise ArchiveProblem(reason="a member has two long names, or too many extended headers")
             long_name = _read_long_name(stream, header) or long_name
             continue
+        budget.count_member()
         yield from _read_member(stream, header, long_name or header.name, budget)
-        long_name = None
+        long_name, extended = None, 0
     _check_end(stream, budget, long_name)
 
 

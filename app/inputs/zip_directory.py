@@ -8,7 +8,7 @@ from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import BinaryIO, NamedTuple
 
 from app.errors import ArchiveAmbiguous, ArchiveProblem, ArchiveTooManyEntries, ArchiveUnsafeMember, ArchiveUnsupported
-from app.inputs.archive import Budget
+from app.inputs.budget import Budget
 
 STORED, DEFLATED = 0, 8
 HAS_DESCRIPTOR = 1 << 3

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from app.errors import ArchiveAmbiguous, ArchiveCorrupt, ArchiveProblem
-from app.inputs.archive import CHUNK_BYTES, Budget, Member, naming
+from app.inputs.budget import CHUNK_BYTES, Budget, Member, naming
 from app.inputs.zip_directory import DEFLATED, Entry, read_directory
 from app.inputs.zip_local import check_local_header
 

@@ -1,0 +1,1 @@
+"""The job queue on DBOS, heartbeats and the reaper. The only room that imports dbos."""

@@ -1,7 +1,7 @@
 """One decorator for the kernels: machine code on first call, kept on disk, the GIL released."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from numba import njit
 
@@ -15,6 +15,6 @@ def compiled(function: F) -> F:
     `cache=True` there with a RuntimeError as soon as the module is imported.
     """
     try:
-        return njit(function, nogil=True, cache=True, error_model="numpy")
+        return cast(F, njit(function, nogil=True, cache=True, error_model="numpy"))
     except RuntimeError:
-        return njit(function, nogil=True, error_model="numpy")
+        return cast(F, njit(function, nogil=True, error_model="numpy"))

@@ -189,7 +189,7 @@ def add_tensorrt_batch(histogram: TensorrtHistogram, values: npt.NDArray[np.floa
     if not magnitudes.size:
         return histogram
     absmax = float(magnitudes.max())
-    width = histogram.width or absmax / SEARCH_BINS
+    width = histogram.width or width_from_absmax(absmax)
     folded = fold_tensorrt(histogram, absmax, width)
     bins = (magnitudes / np.float32(folded.width)).astype(np.int64) if folded.width else np.zeros(magnitudes.size, int)
     # A value of exactly the range would be bin 2048, which is not there.
@@ -201,6 +201,11 @@ def add_tensorrt_batch(histogram: TensorrtHistogram, values: npt.NDArray[np.floa
         folded.width,
         folded.counts + counts,
     )
+
+
+def width_from_absmax(absmax: float) -> float:
+    """Return the bin width that the first batch with a value other than zero sets; 0.0 for an absmax of 0."""
+    return max(absmax / SEARCH_BINS, float(np.finfo(np.float32).tiny)) if absmax else 0.0
 
 
 def fold_tensorrt(histogram: TensorrtHistogram, absmax: float, width: float) -> TensorrtHistogram:

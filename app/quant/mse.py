@@ -26,9 +26,7 @@ def mse_amax(counts: npt.NDArray[np.int64], width: float, absmax: float) -> floa
 
 
 @compiled
-def _best_candidate(
-    moments: npt.NDArray[np.float64], width: float, absmax: float, candidates: npt.NDArray[np.int64]
-) -> int:
+def _best_candidate(moments: npt.NDArray[np.float64], width: float, absmax: float, candidates: npt.NDArray[np.int64]) -> int:
     bins = moments.shape[0] - 1
     least = np.inf
     best = candidates[0]

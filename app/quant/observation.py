@@ -25,6 +25,7 @@ from app.quant.histogram import (
 Grid: TypeAlias = Literal["mergeable", "tensorrt"]
 
 _MAGIC = b"enginesmith-observation-1\n"
+_MISSING = np.full(SIDE_BINS + 1, -1, np.int64)
 #: The narrowest unsigned type that holds the counts of a row is written.
 _COUNT_TYPES = ("<u1", "<u2", "<u4", "<u8")
 
@@ -44,9 +45,7 @@ def merge_observations(a: Observation, b: Observation) -> Observation:
     Raises CalibrationProblem for the tensorrt grid, whose bins depend on the first batch, and for unlike tensors.
     """
     if a.grid != "mergeable" or b.grid != "mergeable":
-        raise CalibrationProblem(
-            reason="observations of grid tensorrt cannot be merged; use calibration.grid mergeable"
-        )
+        raise CalibrationProblem(reason="observations of grid tensorrt cannot be merged; use calibration.grid mergeable")
     if a.histograms.keys() != b.histograms.keys():
         raise CalibrationProblem(reason="the observations are of different tensors")
     return Observation(
@@ -133,7 +132,7 @@ def _parse_rows(content: bytes, offset: int, shapes: list[list[Any]]) -> Iterato
 
 def _parse_mergeable(facts: dict[str, Any], rows: Iterator[Counts]) -> MergeableHistogram:
     count, minimum, maximum = _parse_facts(facts)
-    sides = [Side(exponent, _padded(next(rows), SIDE_BINS)) for exponent in facts["exponents"]]
+    sides = [Side(exponent, _padded(next(rows, _MISSING), SIDE_BINS)) for exponent in facts["exponents"]]
     _require(all(MIN_EXPONENT <= side.exponent <= MAX_EXPONENT for side in sides), "bad exponent")
     _require(len(sides) == 2 and sum(int(side.counts.sum()) for side in sides) == count, "counts do not add up")
     return MergeableHistogram(count, minimum, maximum, *sides)
@@ -141,7 +140,7 @@ def _parse_mergeable(facts: dict[str, Any], rows: Iterator[Counts]) -> Mergeable
 
 def _parse_tensorrt(facts: dict[str, Any], rows: Iterator[Counts]) -> TensorrtHistogram:
     count, minimum, maximum = _parse_facts(facts)
-    width, counts = float(facts["width"]), _padded(next(rows), SEARCH_BINS)
+    width, counts = float(facts["width"]), _padded(next(rows, _MISSING), SEARCH_BINS)
     _require(math.isfinite(width) and width >= 0 and int(counts.sum()) == count, "counts do not add up")
     return TensorrtHistogram(count, minimum, maximum, width, counts)
 

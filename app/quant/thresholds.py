@@ -23,10 +23,7 @@ def compute_amax(histogram: Histogram, method: DerivedMethod, percentile: float 
     """
     if is_dead(histogram):
         raise CalibrationProblem(reason="a tensor that was zero on every image has no amax")
-    amax = _METHODS[method](histogram, percentile)
-    if not MIN_AMAX <= amax < np.inf:
-        raise CalibrationProblem(reason=f"method {method} gave the amax {amax}, which is no usable range")
-    return amax
+    return max(_METHODS[method](histogram, percentile), MIN_AMAX)
 
 
 def parse_method(name: str) -> DerivedMethod:

@@ -64,18 +64,19 @@ def parse_trt_cache(content: bytes) -> ParsedCache:
     except UnicodeDecodeError as error:
         raise TableProblem(reason=f"byte {error.start} is not UTF-8") from None
     lines = [line.removesuffix("\r") for line in lines]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise TableProblem(reason="the cache is empty")
     header = _HEADER.fullmatch(lines[0])
     if header is None:
-        raise TableProblem(
-            reason="its first line is not TRT-<version>-<algorithm>, such as TRT-100600-EntropyCalibration2"
-        )
+        raise TableProblem(reason="its first line is not TRT-<version>-<algorithm>, such as TRT-100600-EntropyCalibration2")
     scales: dict[str, np.float32] = {}
     for number, line in enumerate(lines[1:], start=2):
-        if line or number < len(lines):
-            name, scale = _parse_line(number, line)
-            if name in scales:
-                raise TableProblem(reason=f"line {number}: {name} is listed twice")
-            scales[name] = scale
+        name, scale = _parse_line(number, line)
+        if name in scales:
+            raise TableProblem(reason=f"line {number}: {name} is listed twice")
+        scales[name] = scale
     return ParsedCache(header[1], header[2], scales)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import structlog
 
 from app.db import jobs
-from app.db.rows import ReportRow, TableRow
-from app.errors import Problem
+from app.db.rows import JobRow, ReportRow, TableRow
+from app.errors import CrashLoop, Problem
 from app.worker.context import JobLost, Run, Worker, WorkerStopping
 from app.worker.gate import check_gate, warnings_from_report
 from app.worker.stages.build import find_or_build
@@ -28,9 +28,11 @@ def carry_out(run: Run) -> None:
         _pass_gate(run, find_or_judge(run, engine, table), table)
 
 
-def finish(run: Run) -> None:
+def finish(run: Run, crashes: int) -> None:
     """Carry the job out and write how it ended; a job that is not ours any more is left alone."""
     try:
+        if crashes >= run.worker.settings.max_crashes:
+            raise CrashLoop(attempts=crashes)
         carry_out(run)
         _end(run, "succeeded", None)
     except JobLost:
@@ -40,6 +42,9 @@ def finish(run: Run) -> None:
             jobs.release_job(session, run.fence)
     except Problem as problem:
         _end(run, "failed", error_from_problem(problem))
+    except Exception as error:
+        log.exception("job failed unexpectedly", job=run.fence.job_id)
+        _end(run, "failed", error_from_problem(Problem(reason=type(error).__name__)))
 
 
 def error_from_problem(problem: Problem) -> dict[str, Any]:
@@ -47,8 +52,8 @@ def error_from_problem(problem: Problem) -> dict[str, Any]:
     return {"code": problem.code, "detail": problem.detail, "retryable": problem.retryable}
 
 
-def start(worker: Worker, job_id: str) -> jobs.JobRow | None:
-    """Take the job for a new attempt; None when there is nothing to do. A job that kills workers ends here."""
+def start(worker: Worker, job_id: str) -> JobRow | None:
+    """Take the job for a new attempt; None when there is nothing to do."""
     with worker.database.transaction() as session:
         return jobs.start_attempt(session, job_id, worker.id)
 

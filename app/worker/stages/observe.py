@@ -31,7 +31,11 @@ def _observe(run: Run, key: str) -> ObservationRow:
     }
     report = run.child(STEP, request)
     row = ObservationRow(
-        key=key, model_name=run.job.model.name, facts=keys.observation_facts(run.job), body=run.keep(body), report=report
+        key=key,
+        model_name=run.job.model.name,
+        facts=keys.observation_facts(run.job),
+        body=run.keep(body),
+        report=report,
     )
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)

@@ -1,0 +1,35 @@
+"""The FastAPI application, put together."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from app.api import engines, health, jobs, tables, uploads
+from app.api.context import Context
+from app.api.guard import Guard
+from app.api.problems import install_problem_handlers
+from app.jobs.caretaker import Caretaker
+from app.jobs.context import Service
+
+
+def create_app(service: Service) -> FastAPI:
+    """Return the application for a service whose databases are migrated."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        caretaker = Caretaker(service.settings, service.database, service.queue)
+        caretaker.start()
+        yield
+        await asyncio.to_thread(caretaker.stop)
+
+    app = FastAPI(title="Enginesmith", version=version("enginesmith"), lifespan=lifespan)
+    app.state.context = Context(service, asyncio.Semaphore(service.settings.inspectors))
+    install_problem_handlers(app)
+    app.add_middleware(Guard, settings=service.settings)
+    # jobs before engines: POST /v1/engines is a job; tables before uploads, whose {kind} is a closed list anyway
+    for router in (health.router, tables.router, jobs.router, engines.router, uploads.router):
+        app.include_router(router)
+    return app

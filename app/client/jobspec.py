@@ -1,0 +1,135 @@
+"""The options of `calibrate` and `build`, and the JobSpec that they make."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic import ValidationError
+
+from app.spec import Backend, FloatType, JobSpec, Method, Placement, Precision
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What is calibrated, and how."""
+
+    model: Annotated[str | None, typer.Argument(help="Name or id of a model, or an ONNX file to push first.")] = None
+    dataset: Annotated[str | None, typer.Argument(help="Name or id of a dataset, or an archive or FOLDER/ to push first.")] = (
+        None
+    )
+    method: Annotated[Method | None, typer.Option(help="How ranges become scales; auto keeps the best measured.")] = None
+    grid: Annotated[Literal["mergeable", "tensorrt"] | None, typer.Option(help="Bins of the histograms.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Images at once; changes numbers on the tensorrt grid only.")] = None
+    max_images: Annotated[int | None, typer.Option(help="Calibrate on so many, spread over the dataset.")] = None
+    percentile: Annotated[float | None, typer.Option(help="Share of values kept by method percentile, in percent.")] = None
+    observe: Annotated[Literal["needed", "all"] | None, typer.Option(help="Which tensors are measured.")] = None
+    preprocess: Annotated[
+        str | None, typer.Option(help="unit, imagenet, tf, caffe, or JSON such as '{\"size\": [224, 224]}'.")
+    ] = None
+    spec: Annotated[Path | None, typer.Option(help="JobSpec as a JSON file; the other options override it.")] = None
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What is built, and how good it must be."""
+
+    backend: Annotated[Backend | None, typer.Option(help="By default what a live worker has.")] = None
+    precision: Annotated[Precision | None, typer.Option(help="fp32 and fp16 need no DATASET.")] = None
+    compute_capability: Annotated[
+        list[str] | None, typer.Option(help="GPU to build for, such as 8.6; repeat it for several (tensorrt-rtx).")
+    ] = None
+    float_type: Annotated[FloatType | None, typer.Option(help="What stays float is computed in this.")] = None
+    placement: Annotated[Placement | None, typer.Option(help="Where Q/DQ pairs go.")] = None
+    exclude: Annotated[list[str] | None, typer.Option(help="Node that stays float, or auto; may be repeated.")] = None
+    judge: Annotated[str | None, typer.Option(help="Dataset to compare FP32 and INT8 on: name, id, or a path to push.")] = None
+    judge_images: Annotated[int | None, typer.Option(help="Compare on so many of them.")] = None
+    min_agreement: Annotated[float | None, typer.Option(help="Gate: top-1 agreement with FP32, 0 to 1.")] = None
+    max_accuracy_drop: Annotated[float | None, typer.Option(help="Gate: loss of accuracy on labelled images, 0 to 1.")] = None
+
+
+def document_from_options(calibration: CalibrationOptions, engine: EngineOptions | None) -> dict[str, Any]:
+    """Return a JobSpec as JSON, unchecked; engine None stops the job after the table.
+
+    `model`, `dataset` and `judge.dataset` stand as they were written: a path is still a path.
+    Raises typer.BadParameter for a --spec or --preprocess that cannot be read.
+    """
+    document = _read_spec(calibration.spec) if calibration.spec else {}
+    _put(document, {"model": calibration.model, "dataset": calibration.dataset})
+    if calibration.preprocess is not None:
+        document["preprocess"] = _preprocess_from_text(calibration.preprocess)
+    chosen = ("method", "grid", "batch_size", "max_images", "percentile", "observe")
+    _put_section(document, "calibration", {name: asdict(calibration)[name] for name in chosen})
+    if engine is None:
+        return document | {"engine": None}
+    _put_engine(document, engine)
+    return document
+
+
+def spec_from_document(document: dict[str, Any]) -> JobSpec:
+    """Check the document. Raises typer.BadParameter that names what is wrong."""
+    if "model" not in document:
+        raise typer.BadParameter("name a MODEL (and a DATASET), or give a --spec file that does")
+    try:
+        return JobSpec.model_validate(document)
+    except ValidationError as error:
+        found = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:4]]
+        raise typer.BadParameter("; ".join(each.removeprefix(": ") for each in found)) from error
+
+
+def _put_engine(document: dict[str, Any], options: EngineOptions) -> None:
+    _put_section(
+        document,
+        "engine",
+        {
+            "backend": options.backend,
+            "precision": options.precision,
+            "compute_capability": options.compute_capability or None,
+        },
+    )
+    _put_section(
+        document,
+        "quantize",
+        {"float_type": options.float_type, "placement": options.placement, "exclude": options.exclude or None},
+    )
+    _put_section(document, "judge", {"dataset": options.judge, "images": options.judge_images})
+    gate = {"min_agreement": options.min_agreement, "max_accuracy_drop": options.max_accuracy_drop}
+    if any(limit is not None for limit in gate.values()):
+        _put_section(document["judge"] if document.get("judge") else document.setdefault("judge", {}), "gate", gate)
+    if options.precision in ("fp32", "fp16", "bf16") and "dataset" not in document:
+        document.setdefault("calibration", None)
+
+
+def _put_section(document: dict[str, Any], section: str, values: dict[str, Any]) -> None:
+    there = document.get(section) or {}
+    if not isinstance(there, dict):
+        raise typer.BadParameter(f"{section} in the --spec file is no JSON object")
+    if any(value is not None for value in values.values()):
+        document[section] = there
+        _put(there, values)
+
+
+def _put(document: dict[str, Any], values: dict[str, Any]) -> None:
+    document.update({name: value for name, value in values.items() if value is not None})
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}", param_hint="--spec") from error
+    except ValueError as error:
+        raise typer.BadParameter(f"{path} is not JSON: {error}", param_hint="--spec") from error
+    if not isinstance(document, dict):
+        raise typer.BadParameter(f"{path} is no JSON object", param_hint="--spec")
+    return document
+
+
+def _preprocess_from_text(text: str) -> Any:
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"this is not JSON: {error}", param_hint="--preprocess") from error

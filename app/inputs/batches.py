@@ -1,0 +1,139 @@
+"""Batches of decoded images from packs, decoded ahead by a few threads with bounded memory."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import BlobCorrupt, ImageCorrupt, ImageProblem
+from app.inputs.images import decode_image
+from app.inputs.limits import InputLimits
+from app.spec import PreprocessSpec
+
+#: After the image too many, so many more are decoded to name further bad ones, until 100 are known.
+_SCAN_IMAGES = 1000
+_MAX_LISTED = 100
+_MAX_AHEAD = 64
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How images are put into batches, and what happens to those that cannot be decoded."""
+
+    batch_size: int
+    limits: InputLimits = field(default_factory=InputLimits)
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    max_bad_fraction: float = 0.0
+    threads: int = 2
+
+    def allowed_bad(self, total: int) -> int:
+        """How many of total images may be skipped."""
+        return int(self.max_bad_fraction * total) if self.on_bad_image == "skip" else 0
+
+
+class Batches:
+    """Yields float32[N, C, H, W] (or NHWC) in the order given; N = batch_size but for the last batch.
+
+    While it runs, `used` grows by the paths of the images handed out, in their order, and `skipped` by those that could
+    not be decoded ("path (reason)"). Iterate once.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Mapping[str, Any]],
+        packs: Mapping[str, Path],
+        spec: PreprocessSpec,
+        options: BatchOptions,
+    ) -> None:
+        self.used: list[str] = []
+        self.skipped: list[str] = []
+        self._files = files
+        self._packs = packs
+        self._spec = spec
+        self._options = options
+
+    def __iter__(self) -> Iterator[Array]:
+        batch: list[Array] = []
+        with ExitStack() as stack:
+            for image in self._decode_all(stack):
+                batch.append(image)
+                if len(batch) == self._options.batch_size:
+                    yield np.stack(batch)
+                    batch = []
+        if batch:
+            yield np.stack(batch)
+
+    def _decode_all(self, stack: ExitStack) -> Iterator[Array]:
+        packs = {digest: stack.enter_context(path.open("rb")).fileno() for digest, path in self._packs.items()}
+        pool = ThreadPoolExecutor(self._options.threads)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        ahead = min(self._options.batch_size, _MAX_AHEAD) + self._options.threads
+        waiting: deque[tuple[Mapping[str, Any], Future[Array]]] = deque()
+        upcoming = iter(self._files)
+        while True:
+            while len(waiting) < ahead and (file := next(upcoming, None)) is not None:
+                waiting.append((file, pool.submit(self._decode, file, packs)))
+            if not waiting:
+                return
+            file, future = waiting.popleft()
+            image = self._take(file, future)
+            if image is not None:
+                self.used.append(file["path"])
+                yield image
+            elif len(self.skipped) > self._options.allowed_bad(len(self._files)):
+                rest = (pool.submit(self._decode, left, packs) for left in upcoming)
+                self._fail([future for _, future in waiting], rest)
+
+    def _decode(self, file: Mapping[str, Any], packs: Mapping[str, int]) -> Array:
+        content = os.pread(packs[file["pack"]], file["size"], file["offset"])
+        # The key says which bytes were calibrated on; a disk that changed one must not go unnoticed.
+        if hashlib.sha256(content).hexdigest() != file["sha256"]:
+            raise BlobCorrupt(digest=file["pack"])
+        return decode_image(content, self._spec, self._options.limits, file["path"])
+
+    def _take(self, file: Mapping[str, Any], future: Future[Array]) -> Array | None:
+        try:
+            return future.result()
+        except ImageCorrupt as problem:
+            self.skipped += problem.facts["names"]
+        except ImageProblem as problem:
+            self.skipped.append(f"{file['path']} ({problem.facts.get('reason', problem.detail)})")
+        return None
+
+    def _fail(self, waiting: list[Future[Array]], rest: Iterator[Future[Array]]) -> None:
+        """Raise ImageCorrupt naming up to 100 bad images: those met, and those among the next 1,000."""
+        names = list(self.skipped)
+        for number, future in enumerate(_both(waiting, rest)):
+            if number == _SCAN_IMAGES or len(names) >= _MAX_LISTED:
+                break
+            error = future.exception()
+            if isinstance(error, ImageCorrupt):
+                names += error.facts["names"]
+        raise ImageCorrupt(count=len(names), names=names)
+
+
+def _both(waiting: list[Future[Array]], rest: Iterator[Future[Array]]) -> Iterator[Future[Array]]:
+    yield from waiting
+    yield from rest
+
+
+def read_batches(
+    files: Sequence[Mapping[str, Any]], packs: Mapping[str, Path], spec: PreprocessSpec, options: BatchOptions
+) -> Batches:
+    """Return the batches of these entries of a listing (each with its "pack") by a resolved preprocess spec.
+
+    Iterating raises ImageCorrupt: with on_bad_image "fail" at the first image that cannot be decoded, with "skip" as
+    soon as more than max_bad_fraction of all were skipped. It names those met so far and those among the next 1,000.
+    Raises BlobCorrupt where bytes no longer have their digest.
+    """
+    return Batches(files, packs, spec, options)

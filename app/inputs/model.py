@@ -1,0 +1,144 @@
+"""An uploaded model is inspected before it is stored. Runs in a throw-away child, without ONNX Runtime."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import rfc8785
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto
+
+from app.errors import ModelInvalidGraph, ModelProblem, ModelTooComplex, ModelTooLarge
+from app.inputs.graph import GraphFacts, check_graph, count_text
+from app.inputs.initializers import check_initializers
+from app.inputs.limits import InputLimits
+from app.inputs.model_files import MODEL_FILE, open_upload
+from app.inputs.operators import check_versions, get_opset
+from app.inputs.shapes import infer_output_shapes
+
+#: protobuf's own limit of one message.
+PROTOBUF_BYTES = (1 << 31) - 1
+_HASH_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Content:
+    name: str
+    path: Path
+    sha256: str
+    size: int
+
+
+def inspect_model(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Check an uploaded model and return what is known of it.
+
+    request: {"path": the upload, "folder": where a model from an archive is written, "limits": InputLimits as JSON}.
+    Returns {"files": [{"name", "path", "sha256", "size"}], "digest", "inputs": [{"name", "dtype", "shape"}], "outputs",
+    "opset", "ir_version", "producer", "nodes", "operators": {op: count}, "parameters"}. The first file is the ONNX
+    file, "model.onnx"; the others lie beside it under the names by which it knows them. In a shape, an int is
+    static, a string symbolic, null unknown; a shape that is null has unknown rank.
+    Raises ModelProblem's classes, and ArchiveProblem's for a damaged archive.
+    """
+    limits = InputLimits.model_validate(request["limits"])
+    upload = open_upload(Path(request["path"]), Path(request["folder"]), limits)
+    model = parse_model(upload.model_path)
+    report({"log": "parsed"})
+    data_files = upload.take_data_files(model)
+    facts, parameters = _check(model, data_files, limits)
+    report({"log": f"{facts.nodes} nodes and {parameters} parameters checked"})
+    inferred = infer_output_shapes(model, upload.model_path, limits)
+    files = [_hash_file(MODEL_FILE, upload.model_path), *(_hash_file(*file) for file in sorted(data_files.items()))]
+    return {
+        "files": [{"name": f.name, "path": str(f.path), "sha256": f.sha256, "size": f.size} for f in files],
+        "digest": _digest_from(files),
+        "inputs": [_describe(value, {}) for value in _real_inputs(model)],
+        "outputs": [_describe(value, inferred) for value in model.graph.output],
+        "opset": get_opset(model),
+        "ir_version": model.ir_version,
+        "producer": f"{model.producer_name} {model.producer_version}".strip()[:200],
+        "nodes": facts.nodes,
+        "operators": dict(sorted(facts.operators.items())),
+        "parameters": parameters,
+    }
+
+
+def parse_model(path: Path) -> ModelProto:
+    """Return the ONNX file as it is, without external data. Raises ModelTooLarge and ModelProblem."""
+    size = path.stat().st_size
+    if size > PROTOBUF_BYTES:
+        raise ModelTooLarge()
+    if not size:
+        raise ModelProblem(reason="it is empty")
+    try:
+        model = ModelProto.FromString(path.read_bytes())
+    except DecodeError as error:
+        raise ModelProblem(reason="its bytes are no protobuf message; it is cut off, damaged or another file") from error
+    if not model.ir_version or not model.HasField("graph") or not model.opset_import:
+        raise ModelProblem(reason="it has no graph, no opset or no IR version")
+    return model
+
+
+def _check(model: ModelProto, data_files: dict[str, Path], limits: InputLimits) -> tuple[GraphFacts, int]:
+    if count_text(model) > limits.model_text_characters:
+        raise ModelTooComplex(reason=f"its texts are longer than {limits.model_text_characters} characters")
+    check_versions(model)
+    facts = check_graph(model, limits)
+    parameters = check_initializers(facts, data_files, limits)
+    for value in (*model.graph.input, *model.graph.output):
+        _check_value(value)
+    if not model.graph.output:
+        raise ModelInvalidGraph(reason="it has no output")
+    return facts, parameters
+
+
+def _check_value(value: ValueInfoProto) -> None:
+    if value.type.WhichOneof("value") != "tensor_type":
+        raise ModelInvalidGraph(reason=f"{value.name} is not a tensor")
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in TensorProto.DataType.values() or not tensor.elem_type:
+        raise ModelInvalidGraph(reason=f"{value.name} has no known type")
+    for dimension in tensor.shape.dim:
+        if dimension.HasField("dim_value") and dimension.dim_value < 0:
+            raise ModelInvalidGraph(reason=f"{value.name} has the dimension {dimension.dim_value}; name it instead")
+
+
+def _real_inputs(model: ModelProto) -> Iterator[ValueInfoProto]:
+    # Before IR version 4 every initializer was an input too.
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return (value for value in model.graph.input if value.name not in constants)
+
+
+def _describe(value: ValueInfoProto, inferred: dict[str, TypeProto]) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape") and value.name in inferred:
+        tensor = inferred[value.name].tensor_type
+    shape = [_dimension(dimension) for dimension in tensor.shape.dim] if tensor.HasField("shape") else None
+    dtype = TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+    return {"name": value.name, "dtype": _DTYPES.get(dtype, dtype.lower()), "shape": shape}
+
+
+_DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
+
+
+def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dimension.HasField("dim_value"):
+        return dimension.dim_value or None
+    return dimension.dim_param[:100] or None
+
+
+def _hash_file(name: str, path: Path) -> _Content:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return _Content(name, path, digest.hexdigest(), size)
+
+
+def _digest_from(files: list[_Content]) -> str:
+    if len(files) == 1:
+        return files[0].sha256
+    return hashlib.sha256(rfc8785.dumps([list(pair) for pair in sorted((f.name, f.sha256) for f in files)])).hexdigest()

@@ -1,0 +1,70 @@
+"""The API's caretaker: jobs that were committed but not enqueued, that wait for a worker in vain, or whose run is lost."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from app.db import jobs, workers
+from app.db.database import Database, Session
+from app.db.rows import JobRow
+from app.errors import CrashLoop, Problem, WorkerUnavailable
+from app.jobs.queue import JobQueue
+from app.settings import Settings
+
+log = structlog.get_logger()
+
+_TICK_SECONDS = 1.0
+#: An enqueued job's row is this old before it counts as an orphan: the API enqueues right after its commit.
+_ORPHAN_AGE = timedelta(seconds=3)
+#: A job whose workflow has ended gets so long to write its own end.
+_LOST_AGE = timedelta(seconds=30)
+
+
+class Caretaker(threading.Thread):
+    """A thread that looks after live jobs once a second until `stop()`."""
+
+    def __init__(self, settings: Settings, database: Database, queue: JobQueue) -> None:
+        super().__init__(name="caretaker", daemon=True)
+        self._settings, self._database, self._queue = settings, database, queue
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(_TICK_SECONDS):
+            try:
+                self.tick()
+            except Problem as problem:
+                log.warning("caretaker waits", problem=problem.slug)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join(timeout=5)
+
+    def tick(self) -> None:
+        """Look at every live job once."""
+        with self._database.reading() as session:
+            live = jobs.list_live_jobs(session)
+            queues = live_queues(session, self._settings.dead_after_seconds)
+        for row in live:
+            self._look_after(row, queues)
+
+    def _look_after(self, row: JobRow, queues: set[str]) -> None:
+        now = datetime.now(UTC)
+        if row.state == "queued" and row.wait_until and row.wait_until < now and row.queue not in queues and not row.attempt:
+            self._end(row, WorkerUnavailable(capability=row.queue, live=sorted(queues) or "nothing"))
+        elif row.state == "queued" and now - row.created_at > _ORPHAN_AGE and not self._queue.is_known(row.id):
+            log.info("orphan enqueued", job=row.id)
+            self._queue.put(row.id, row.queue, row.priority)
+        elif now - (row.stage_started_at or row.created_at) > _LOST_AGE and self._queue.has_ended(row.id):
+            self._end(row, CrashLoop(attempts=row.crashes + 1))
+
+    def _end(self, row: JobRow, problem: Problem) -> None:
+        error = {"code": problem.code, "detail": problem.detail, "retryable": problem.retryable}
+        with self._database.transaction() as session:
+            jobs.end_unfenced(session, row.id, "failed", error)
+
+
+def live_queues(session: Session, dead_after_seconds: float) -> set[str]:
+    """Return the queues that a live worker serves."""
+    alive = [row for row, age in workers.list_workers(session) if age < dead_after_seconds]
+    return {queue for row in alive for queue in row.queues}

@@ -1,0 +1,179 @@
+"""What is kept of the activations: one collector a grid, fed by one or several threads."""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from app.errors import CalibrationNonfinite
+from app.observers import kernels
+from app.observers.forward import Activations
+from app.observers.regions import Regions
+from app.quant.histogram import (
+    SEARCH_BINS,
+    MergeableHistogram,
+    Side,
+    TensorrtHistogram,
+    empty_mergeable,
+    empty_tensorrt,
+    fold_tensorrt,
+    merge_mergeable,
+    width_from_absmax,
+)
+
+#: Counts of a thread are 32 bits wide; they are moved to 64 before one can overflow.
+_SPILL_ELEMENTS = 1 << 31
+
+
+def bounds_from_extremes(extremes: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Return (minimum, maximum) of the kernels' int64[3] extremes, (inf, -inf) where nothing was seen."""
+    largest, highest, lowest = (int(bits) for bits in extremes)
+    if highest < lowest:
+        return np.inf, -np.inf
+    minimum = highest if highest >= 1 << 31 else lowest
+    maximum = largest if largest >= 0 else lowest
+    values = np.array([minimum, maximum], np.uint32).view(np.float32) + np.float32(0)  # -0.0 becomes 0.0
+    return float(values[0]), float(values[1])
+
+
+def absmax_from_extremes(extremes: npt.NDArray[np.int64]) -> float:
+    """Return the largest magnitude of the kernels' int64[3] extremes."""
+    minimum, maximum = bounds_from_extremes(extremes)
+    return max(-minimum, maximum, 0.0)
+
+
+def fresh_extremes(regions: Regions) -> npt.NDArray[np.int64]:
+    """Return int64[R, 3] extremes of regions that have seen nothing."""
+    return np.tile(np.array(kernels.NO_EXTREMES, np.int64), (len(regions), 1))
+
+
+def raise_nonfinite(regions: Regions, region: int, activations: Activations, first_image: int) -> None:
+    """Raise CalibrationNonfinite for the first bad value of a region; first_image is the pass's place in the stream."""
+    starts, sizes = regions.select(activations)
+    values = activations.arena[starts[region] :][: sizes[region]]
+    bad = int(np.argmin(np.isfinite(values)))
+    image = first_image + bad * activations.images // int(sizes[region])
+    raise CalibrationNonfinite(tensor=regions.names[region], image=image)
+
+
+class MergeableCollector:
+    """Mergeable histograms of all regions; one of these a thread, merged in any order."""
+
+    def __init__(self, regions: Regions) -> None:
+        self._regions = regions
+        self._done: list[MergeableHistogram] = [empty_mergeable() for _ in range(len(regions))]
+        self._elements = 0
+        self._counts = np.zeros((len(regions), 2, 2, 8192), np.uint32)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._extremes = fresh_extremes(self._regions)
+        self._counts[:] = 0
+        self._exponents = np.full((len(self._regions), 2), -126, np.int32)
+
+    def count(self, activations: Activations, first_image: int) -> None:
+        """Count one pass; raises CalibrationNonfinite."""
+        starts, sizes = self._regions.select(activations)
+        bad = kernels.count_mergeable(
+            activations.arena, starts, sizes, self._regions.clamps, self._extremes, self._counts, self._exponents
+        )
+        if bad >= 0:
+            raise_nonfinite(self._regions, bad, activations, first_image)
+        self._elements += int(sizes.max(initial=0))
+        if self._elements > _SPILL_ELEMENTS:
+            self._spill()
+
+    def _spill(self) -> None:
+        self._done = [merge_mergeable(done, self._histogram(region)) for region, done in enumerate(self._done)]
+        self._elements = 0
+        self._reset()
+
+    def _histogram(self, region: int) -> MergeableHistogram:
+        counts = self._counts[region].sum(axis=0, dtype=np.int64)
+        sides = [Side(int(exponent), row) for exponent, row in zip(self._exponents[region], counts, strict=True)]
+        bounds = bounds_from_extremes(self._extremes[region])
+        return MergeableHistogram(int(counts.sum()), *bounds, *sides)
+
+    def histograms(self) -> list[MergeableHistogram]:
+        """Return the histograms by region of everything counted so far."""
+        self._spill()
+        return self._done
+
+
+@dataclass(eq=False)
+class TensorrtPart:
+    """Counts of a part of one batch on TensorRT's grid: one thread's share."""
+
+    counts: npt.NDArray[np.int64]
+    widths: npt.NDArray[np.float32]
+
+
+class TensorrtCollector:
+    """TensorRT's histograms of all regions, batch by batch; the parts of one batch may be counted by many threads."""
+
+    def __init__(self, regions: Regions) -> None:
+        self._regions = regions
+        self._lock = threading.Lock()
+        self._done: list[TensorrtHistogram] = [empty_tensorrt() for _ in range(len(regions))]
+        self._extremes = fresh_extremes(regions)
+        self._widths = np.zeros(len(regions), np.float32)
+
+    def measure(self, activations: Activations, first_image: int) -> None:
+        """Look at the extremes of a part of the batch alone, for the first ranges; raises CalibrationNonfinite."""
+        starts, sizes = self._regions.select(activations)
+        extremes = fresh_extremes(self._regions)
+        bad = kernels.measure_extremes(activations.arena, starts, sizes, self._regions.clamps, extremes)
+        if bad >= 0:
+            raise_nonfinite(self._regions, bad, activations, first_image)
+        self._add_extremes(extremes)
+
+    def set_first_ranges(self) -> None:
+        """Give every region without a range that of the values measured so far."""
+        for region in np.flatnonzero(self._widths == 0):
+            self._widths[region] = width_from_absmax(absmax_from_extremes(self._extremes[region]))
+
+    def start_part(self) -> TensorrtPart:
+        """Return empty counts for a thread's share of the next batch."""
+        return TensorrtPart(np.zeros((len(self._regions), SEARCH_BINS + 1), np.int64), self._widths.copy())
+
+    def count(self, part: TensorrtPart, activations: Activations, first_image: int) -> bool:
+        """Count a pass into part; False where a region needs its first range before. Raises CalibrationNonfinite."""
+        starts, sizes = self._regions.select(activations)
+        extremes = fresh_extremes(self._regions)
+        bad = kernels.count_tensorrt(activations.arena, starts, sizes, self._regions.clamps, extremes, part.counts, part.widths)
+        if bad >= 0:
+            raise_nonfinite(self._regions, bad, activations, first_image)
+        self._add_extremes(extremes)
+        return bad != kernels.NEEDS_RANGE
+
+    def _add_extremes(self, extremes: npt.NDArray[np.int64]) -> None:
+        with self._lock:
+            np.maximum(self._extremes[:, :2], extremes[:, :2], out=self._extremes[:, :2])
+            np.minimum(self._extremes[:, 2], extremes[:, 2], out=self._extremes[:, 2])
+
+    def end_batch(self, parts: list[TensorrtPart]) -> None:
+        """Add all parts of one whole batch, which may double ranges."""
+        for region, done in enumerate(self._done):
+            width = max(float(part.widths[region]) for part in parts)
+            counts = np.sum([_folded(part, region, width) for part in parts], axis=0)
+            counts[SEARCH_BINS - 1] += counts[SEARCH_BINS]
+            before = fold_tensorrt(done, width * SEARCH_BINS, done.width or width)
+            total = before.counts + counts[:SEARCH_BINS]
+            bounds = bounds_from_extremes(self._extremes[region])
+            self._done[region] = TensorrtHistogram(int(total.sum()), *bounds, width, total)
+            self._widths[region] = width
+
+    def histograms(self) -> list[TensorrtHistogram]:
+        """Return the histograms by region of all whole batches."""
+        return self._done
+
+
+def _folded(part: TensorrtPart, region: int, width: float) -> npt.NDArray[np.int64]:
+    counts = part.counts[region].copy()
+    own = float(part.widths[region])
+    while 0 < own < width:
+        halves = np.zeros_like(counts)
+        np.add.at(halves, np.arange(counts.size) >> 1, counts)
+        counts, own = halves, own * 2
+    return counts

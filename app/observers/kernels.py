@@ -1,0 +1,214 @@
+"""Counting kernels: one call counts all tensors of a forward pass, without the GIL, block by block within the cache.
+
+A region is a run of float32 values in the arena: one tensor, or the same tensor clamped once more. Every kernel takes
+`arena` float32[E], `starts` and `sizes` int64[R] in elements, `clamps` float32[R, 2] (low, high; infinite for none),
+updates its state in place and returns -1, or the first region that holds NaN or infinity.
+
+Magnitudes are compared as integers: for floats that are not negative the order of the bits is that of the values, and
+bits from 0x7f800000 on are NaN or infinity. Of all bits of a tensor `extremes` int64[R, 3] keeps the largest as signed,
+the largest as unsigned and the smallest as unsigned number, which are enough to tell minimum and maximum.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from app.quant.compiled import compiled
+
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+BLOCK = 8192
+#: What a kernel returns when a tensor that was all zeros so far needs a range first.
+NEEDS_RANGE = -2
+#: `extremes` of a tensor that has seen nothing.
+NO_EXTREMES = (-(1 << 31), 0, (1 << 32) - 1)
+
+
+@compiled
+def _load(block: Floats, low: float, high: float, clamped: Floats) -> Floats:
+    if low == -np.inf and high == np.inf:
+        return block
+    for j in range(block.size):
+        clamped[j] = min(max(block[j], low), high)
+    return clamped[: block.size]
+
+
+@compiled
+def _is_nonfinite(block: Floats) -> np.bool_:
+    worst = np.uint32(0)
+    bits = block.view(np.uint32)
+    for j in range(bits.size):
+        magnitude = np.uint32(bits[j] & np.uint32(0x7FFFFFFF))
+        worst = max(worst, magnitude)
+    return worst >= np.uint32(0x7F800000)
+
+
+@compiled
+def _update_extremes(block: Floats, extremes: Indices) -> None:
+    signed = block.view(np.int32)
+    unsigned = block.view(np.uint32)
+    largest = np.int32(-(1 << 31))
+    highest = np.uint32(0)
+    lowest = np.uint32(0xFFFFFFFF)
+    for j in range(block.size):
+        largest = max(largest, signed[j])
+        highest = max(highest, unsigned[j])
+        lowest = min(lowest, unsigned[j])
+    extremes[0] = max(extremes[0], np.int64(largest))
+    extremes[1] = max(extremes[1], np.int64(highest))
+    extremes[2] = min(extremes[2], np.int64(lowest))
+
+
+@compiled
+def measure_extremes(arena: Floats, starts: Indices, sizes: Indices, clamps: Floats, extremes: Indices) -> int:
+    """Update the extremes alone."""
+    clamped = np.empty(BLOCK, np.float32)
+    for region in range(starts.size):
+        for start in range(starts[region], starts[region] + sizes[region], BLOCK):
+            block = arena[start : min(start + BLOCK, starts[region] + sizes[region])]
+            if _is_nonfinite(block):
+                return region
+            _update_extremes(_load(block, clamps[region, 0], clamps[region, 1], clamped), extremes[region])
+    return -1
+
+
+@compiled
+def _fold_side(counts: npt.NDArray[np.uint32], shift: int) -> None:
+    # counts is uint32[2, 8192]: both sub-histograms of one sign. In place: bin k goes to k >> shift <= k.
+    for half in range(2):
+        for k in range(1, 8192):
+            moved = counts[half, k]
+            counts[half, k] = 0
+            counts[half, k >> shift] += moved
+
+
+@compiled
+def _grow(counts: npt.NDArray[np.uint32], exponents: npt.NDArray[np.int32], side: int, magnitude: int) -> None:
+    # 2**(biased - 126) is the power of two above the magnitude; 8192 bins reach it.
+    exponent = max((magnitude >> 23) - 126 - 13, -126)
+    if exponent > exponents[side]:
+        _fold_side(counts[:, side], min(exponent - exponents[side], 13))
+        exponents[side] = exponent
+
+
+@compiled
+def _index_block(block: Floats, positive: float, negative: float, indices: npt.NDArray[np.uint16]) -> None:
+    up = np.float32(positive)
+    down = np.float32(-negative)
+    for j in range(block.size):
+        x = block[j]
+        below = x < np.float32(0)
+        magnitude = np.int32(x * (down if below else up))
+        indices[j] = np.uint16(magnitude + (np.int32(8192) if below else np.int32(0)))
+
+
+@compiled
+def _scatter(indices: npt.NDArray[np.uint16], size: int, counts: npt.NDArray[np.uint32]) -> None:
+    # Two sub-histograms, so that equal neighbours (zeros above all) do not wait for one another's store.
+    even = counts[0]
+    odd = counts[1]
+    whole = size - size % 8
+    for j in range(0, whole, 8):
+        even[indices[j]] += np.uint32(1)
+        odd[indices[j + 1]] += np.uint32(1)
+        even[indices[j + 2]] += np.uint32(1)
+        odd[indices[j + 3]] += np.uint32(1)
+        even[indices[j + 4]] += np.uint32(1)
+        odd[indices[j + 5]] += np.uint32(1)
+        even[indices[j + 6]] += np.uint32(1)
+        odd[indices[j + 7]] += np.uint32(1)
+    for j in range(whole, size):
+        even[indices[j]] += np.uint32(1)
+
+
+@compiled
+def count_mergeable(
+    arena: Floats,
+    starts: Indices,
+    sizes: Indices,
+    clamps: Floats,
+    extremes: Indices,
+    counts: npt.NDArray[np.uint32],
+    exponents: npt.NDArray[np.int32],
+) -> int:
+    """Count onto the grid of powers of two.
+
+    `counts` is uint32[R, 2 sub-histograms, 2 signs (+, -), 8192]; `exponents` int32[R, 2 signs], bin width 2**e.
+    """
+    clamped = np.empty(BLOCK, np.float32)
+    indices = np.empty(BLOCK, np.uint16)
+    found = np.empty(3, np.int64)
+    for region in range(starts.size):
+        for start in range(starts[region], starts[region] + sizes[region], BLOCK):
+            block = arena[start : min(start + BLOCK, starts[region] + sizes[region])]
+            if clamps[region, 0] != -np.inf or clamps[region, 1] != np.inf:
+                if _is_nonfinite(block):
+                    return region
+                block = _load(block, clamps[region, 0], clamps[region, 1], clamped)
+            found[0], found[1], found[2] = -(1 << 31), 0, (1 << 32) - 1
+            _update_extremes(block, found)
+            if found[0] >= 0x7F800000 or found[1] >= 0xFF800000:
+                return region
+            _grow(counts[region], exponents[region], 0, max(found[0], 0))
+            _grow(counts[region], exponents[region], 1, max(found[1] - (1 << 31), 0))
+            extremes[region, 0] = max(extremes[region, 0], found[0])
+            extremes[region, 1] = max(extremes[region, 1], found[1])
+            extremes[region, 2] = min(extremes[region, 2], found[2])
+            _index_block(block, 2.0 ** -exponents[region, 0], 2.0 ** -exponents[region, 1], indices)
+            _scatter(indices, block.size, counts[region].reshape(2, 16384))
+    return -1
+
+
+@compiled
+def _fold_tensorrt(counts: Indices) -> None:
+    # Bin 2048 holds the values of exactly the range: half of the doubled one.
+    for k in range(1, 2049):
+        moved = counts[k]
+        counts[k] = 0
+        counts[k >> 1] += moved
+
+
+@compiled
+def count_tensorrt(
+    arena: Floats,
+    starts: Indices,
+    sizes: Indices,
+    clamps: Floats,
+    extremes: Indices,
+    counts: Indices,
+    widths: Floats,
+) -> int:
+    """Count onto TensorRT's grid, within one batch.
+
+    `counts` is int64[R, 2049]: the last bin holds values of exactly the range until the batch ends, because a range
+    that doubles later in the batch must take them as if it had been doubled before. `widths` float32[R]; where it is
+    still 0 and a value is not, NEEDS_RANGE is returned.
+    """
+    clamped = np.empty(BLOCK, np.float32)
+    found = np.empty(3, np.int64)
+    for region in range(starts.size):
+        for start in range(starts[region], starts[region] + sizes[region], BLOCK):
+            block = arena[start : min(start + BLOCK, starts[region] + sizes[region])]
+            if _is_nonfinite(block):
+                return region
+            block = _load(block, clamps[region, 0], clamps[region, 1], clamped)
+            found[0], found[1], found[2] = -(1 << 31), 0, (1 << 32) - 1
+            _update_extremes(block, found)
+            absmax = np.float32(0)
+            for j in range(block.size):
+                absmax = max(absmax, abs(block[j]))
+            extremes[region, 0] = max(extremes[region, 0], found[0])
+            extremes[region, 1] = max(extremes[region, 1], found[1])
+            extremes[region, 2] = min(extremes[region, 2], found[2])
+            if absmax == 0:
+                counts[region, 0] += block.size
+                continue
+            if widths[region] == 0:
+                return -2
+            while absmax > widths[region] * np.float32(2048):
+                widths[region] *= np.float32(2)
+                _fold_tensorrt(counts[region])
+            width = widths[region]
+            for j in range(block.size):
+                counts[region, np.int32(abs(block[j]) / width)] += 1
+    return -1

@@ -1,0 +1,149 @@
+"""Convert what is float32 in a model to fp16; graph inputs and outputs stay float32."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from app.quant.nodes import Namer, find_captured, find_subgraphs, replace_initializers, replace_nodes
+from app.quant.opset import FLOAT16_OPSET, raise_opset
+from app.quant.simplify import remove_unused
+from app.quant.tensor_types import infer_types
+
+_LARGEST = float(np.finfo(np.float16).max)
+_LARGEST_SCALE_ERROR = 2.0**-9
+
+#: Sums, powers and exponentials leave fp16's range easily; the rest has no fp16 kernel, or makes tensors from nothing.
+_FLOAT32_OPS = frozenset(
+    "Bernoulli Cast ConstantOfShape CumSum Exp EyeLike Log Multinomial NonMaxSuppression Pow RandomNormal "
+    "RandomNormalLike RandomUniform RandomUniformLike Range ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSum "
+    "ReduceSumSquare RoiAlign Softplus".split()
+)
+#: Inputs that are float32 by the operator's definition.
+_FLOAT32_INPUTS = {"Resize": (1, 2)}
+#: Ops that ask for the shape only: any type will do.
+_TYPELESS_OPS = frozenset({"Shape", "Size"})
+
+
+def float16_from_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[dict[str, str]]]:
+    """Return model with fp16 weights, activations and Q/DQ scales, and what stayed fp32 as [{name, reason}].
+
+    A node stays fp32 when one of its constants is beyond 65504, when a scale of its Q/DQ would move by more than
+    1/512, when it has subgraphs, or when its kind leaves the range of fp16 easily. Bounds of Clip are cut to the range.
+    Casts stand where the types meet. Opset 19 or newer.
+    """
+    model = raise_opset(model, FLOAT16_OPSET)
+    conversion = _Conversion(model)
+    conversion.convert()
+    return model, conversion.kept
+
+
+class _Conversion:
+    """Every float32 tensor `t` may exist twice, as `t` and as `t_fp16`; casts are written when first asked for."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._graph = model.graph
+        types = infer_types(model)
+        self._floats = {name for name, known in types.items() if known.element == TensorProto.FLOAT}
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._namer = Namer(model.graph)
+        self._wide = set(self._constants) | {value.name for value in model.graph.input}
+        self._narrow: dict[str, str] = {}
+        self._written: list[onnx.NodeProto] = []
+        self._added: list[TensorProto] = []
+        self.kept: list[dict[str, str]] = []
+
+    def convert(self) -> None:
+        captured = find_captured(self._graph.node)
+        for node in list(self._graph.node):
+            for name in sorted(captured & self._narrow.keys() - self._wide):
+                self._as_float32(name)  # subgraphs read it under its own name
+            reason = self._why_float32(node)
+            self._write_float32(node) if reason is not None else self._write_float16(node)
+            if reason:
+                self.kept.append({"name": node.name or node.output[0], "reason": reason})
+        for output in self._graph.output:
+            if output.name in self._floats:
+                self._as_float32(output.name)
+        replace_nodes(self._graph, self._written)
+        replace_initializers(self._graph, [*self._graph.initializer, *self._added])
+        del self._graph.value_info[:]
+        remove_unused(self._graph)
+
+    def _why_float32(self, node: onnx.NodeProto) -> str | None:
+        if next(find_subgraphs(node), None) is not None:
+            return "it has subgraphs"
+        if node.domain not in ("", "ai.onnx") or node.op_type in _FLOAT32_OPS:
+            return ""
+        if not any(name in self._floats for name in [*node.input, *node.output]):
+            return ""
+        for position, name in enumerate(node.input):
+            tensor = self._constants.get(name)
+            if tensor is None or name not in self._floats or position in _FLOAT32_INPUTS.get(node.op_type, ()):
+                continue
+            reason = _why_beyond(node, position, numpy_helper.to_array(tensor))
+            if reason:
+                return f"{name} {reason}"
+        return None
+
+    def _write_float32(self, node: onnx.NodeProto) -> None:
+        for position, name in enumerate(node.input):
+            if name in self._floats:
+                node.input[position] = self._any(name) if node.op_type == "Cast" else self._as_float32(name)
+        self._written.append(node)
+        self._wide.update(node.output)
+
+    def _write_float16(self, node: onnx.NodeProto) -> None:
+        for position, name in enumerate(node.input):
+            if name not in self._floats:
+                continue
+            if node.op_type in _TYPELESS_OPS:
+                node.input[position] = self._any(name)
+            elif position in _FLOAT32_INPUTS.get(node.op_type, ()):
+                node.input[position] = self._as_float32(name)
+            else:
+                node.input[position] = self._as_float16(name)
+        for position, name in enumerate(node.output):
+            if name in self._floats:
+                self._narrow[name] = node.output[position] = self._namer.name(f"{name}_fp16")
+        self._written.append(node)
+
+    def _any(self, name: str) -> str:
+        return name if name in self._wide else self._narrow[name]
+
+    def _as_float32(self, name: str) -> str:
+        if name not in self._wide:
+            self._cast(self._narrow[name], name, TensorProto.FLOAT)
+            self._wide.add(name)
+        return name
+
+    def _as_float16(self, name: str) -> str:
+        if name not in self._narrow:
+            self._narrow[name] = self._namer.name(f"{name}_fp16")
+            if name in self._constants:
+                self._added.append(_float16_tensor(self._constants[name], self._narrow[name]))
+            else:
+                self._cast(name, self._narrow[name], TensorProto.FLOAT16)
+        return self._narrow[name]
+
+    def _cast(self, source: str, target: str, to: int) -> None:
+        self._written.append(
+            helper.make_node("Cast", [source], [target], name=self._namer.name(f"{target}_Cast"), to=to)
+        )
+
+
+def _why_beyond(node: onnx.NodeProto, position: int, value: np.ndarray) -> str | None:
+    if node.op_type == "Clip":
+        return None
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear") and position == 1:
+        with np.errstate(over="ignore", under="ignore"):
+            error = np.abs(value.astype(np.float16).astype(np.float64) / value.astype(np.float64) - 1)
+        return "cannot be an fp16 scale" if not (error <= _LARGEST_SCALE_ERROR).all() else None
+    largest = np.abs(value, dtype=np.float64).max(initial=0.0)
+    return f"reaches {largest:.3g}, fp16 ends at {_LARGEST:.0f}" if not largest <= _LARGEST else None
+
+
+def _float16_tensor(tensor: TensorProto, name: str) -> TensorProto:
+    value = np.clip(numpy_helper.to_array(tensor), -_LARGEST, _LARGEST)
+    with np.errstate(under="ignore"):
+        return numpy_helper.from_array(value.astype(np.float16), name)
+

@@ -1,0 +1,35 @@
+"""Count multiply-adds of the nodes with weights, for one image."""
+
+from collections.abc import Mapping
+from math import prod
+
+import onnx
+
+from app.quant.nodes import get_int
+from app.quant.tensor_types import Shape, TensorType
+
+
+def count_multiply_adds(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> int | None:
+    """Return the multiply-adds of a Conv, ConvTranspose, Gemm or MatMul; a first dimension not known counts as 1.
+
+    None where another dimension is not known.
+    """
+    data, weight, output = (_sizes(types, name) for name in (node.input[0], node.input[1], node.output[0]))
+    if not data or not weight or not output:
+        return None
+    if node.op_type == "Conv":
+        return prod(output) * prod(weight[1:])
+    if node.op_type == "ConvTranspose":
+        return prod(data) * prod(weight[1:])
+    inner = data[-2] if node.op_type == "Gemm" and get_int(node, "transA", 0) else data[-1]
+    return prod(output) * inner
+
+
+def _sizes(types: Mapping[str, TensorType], name: str) -> tuple[int, ...] | None:
+    known = types.get(name)
+    shape: Shape | None = None if known is None else known.shape
+    if not shape:
+        return None
+    first = 1 if shape[0] is None else shape[0]
+    rest = [size for size in shape[1:] if size is not None]
+    return (first, *rest) if len(rest) == len(shape) - 1 else None

@@ -1,0 +1,185 @@
+"""Write a calibration table into a model as QuantizeLinear and DequantizeLinear pairs."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from app.errors import QuantizeProblem, TableIncomplete, TableScaleInvalid, UnsupportedOption
+from app.quant.float16 import float16_from_model
+from app.quant.folding import fold_constants
+from app.quant.graph import find_activations, prepare_model
+from app.quant.nodes import Namer, replace_nodes
+from app.quant.opset import FLOAT16_OPSET, raise_opset
+from app.quant.placement import PlacementPlan, plan_placement
+from app.quant.qdq_report import report_placement
+from app.quant.selection import find_excluded
+from app.quant.simplify import remove_unused
+from app.quant.tensor_types import infer_types
+from app.quant.weights import quantize_weight
+from app.spec import FloatType, QuantizeSpec
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A Q/DQ model and what was done to it (`qdq_report.report_placement` describes the fields)."""
+
+    model: onnx.ModelProto
+    report: dict[str, Any]
+
+
+def quantize_model(
+    model: onnx.ModelProto, scales: Mapping[str, float], spec: QuantizeSpec, dead: Collection[str] = ()
+) -> QuantizedModel:
+    """Return model with Q/DQ pairs: symmetric int8, zero point 0, int8 weights per output channel, float bias.
+
+    `scales` holds float32 scales by tensor name; more than needed do no harm. Nodes that read one of the `dead`
+    tensors (zero on every image, so without a scale) stay float. The same input gives the same bytes.
+
+    Raises SpecProblem (unknown exclude), UnsupportedOption, TableIncomplete, TableScaleInvalid, QuantizeProblem
+    (nothing to quantize, unusable weights) and what `prepare_model` raises.
+    """
+    _check_options(spec)
+    prepared = prepare_model(model)
+    if spec.float_type == "fp16":
+        prepared = raise_opset(prepared, FLOAT16_OPSET)
+        fold_constants(prepared)
+    excluded = find_excluded(spec.exclude, model.graph, prepared.graph)
+    types = infer_types(prepared)
+    float_nodes = _float_nodes(prepared.graph, set(dead), set(find_activations(model)))
+    float_nodes |= {output: f"excluded by {entry}" for output, entry in excluded.items()}
+    plan = plan_placement(prepared, types, spec.placement, float_nodes)
+    if not plan.reads:
+        raise QuantizeProblem(reason=f"nothing in it can become INT8 ({_why_nothing(plan)})")
+    chosen = _choose_scales(plan, scales)
+    report = report_placement(prepared, types, plan, spec)
+    _write_pairs(prepared.graph, plan, chosen, spec.float_type)
+    remove_unused(prepared.graph)
+    if spec.float_type == "fp16":
+        prepared, report["kept_fp32"] = float16_from_model(prepared)
+    _check(prepared)
+    return QuantizedModel(prepared, report)
+
+
+def model_to_bytes(model: onnx.ModelProto) -> bytes:
+    """Return the ONNX file; the same model gives the same bytes."""
+    return model.SerializeToString(deterministic=True)
+
+
+def _check_options(spec: QuantizeSpec) -> None:
+    for option in ("equalize", "bias_correction"):
+        if getattr(spec, option):
+            raise UnsupportedOption(option=f"quantize.{option}", reason="this server cannot do it yet; leave it out")
+
+
+def _float_nodes(graph: onnx.GraphProto, dead: set[str], observed: set[str]) -> dict[str, str]:
+    made = {name for node in graph.node for name in node.output}
+    reasons: dict[str, str] = {}
+    for node in graph.node:
+        for name in node.input:
+            if name in dead:
+                reasons[node.output[0]] = f"{name} was zero on every image"
+            elif name in made and name not in observed:
+                reasons[node.output[0]] = f"{name} came to be when the model's opset was raised"
+    return reasons
+
+
+def _why_nothing(plan: PlacementPlan) -> str:
+    reasons = sorted(set(plan.kept_float.values()))
+    return "; ".join(reasons[:4]) or "it has no Conv, ConvTranspose, Gemm or MatMul in float32"
+
+
+def _choose_scales(plan: PlacementPlan, scales: Mapping[str, float]) -> dict[str, np.float32]:
+    missing = [name for name in plan.tensors if name not in scales]
+    if missing:
+        raise TableIncomplete(tensors=missing)
+    chosen = {name: np.float32(scales[name]) for name in plan.tensors}
+    for name, scale in chosen.items():
+        if not (np.isfinite(scale) and scale > 0):
+            raise TableScaleInvalid(tensor=name, value=float(scale))
+    for group in _same_scale_groups(plan.same_scale):
+        largest = max(chosen[name] for name in group)
+        chosen.update(dict.fromkeys(group, largest))
+    return chosen
+
+
+def _same_scale_groups(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for first, second in pairs:
+        one, other = groups.get(first, [first]), groups.get(second, [second])
+        merged = one if one is other else one + other
+        groups.update(dict.fromkeys(merged, merged))
+    return list({id(group): group for group in groups.values()}.values())
+
+
+class _Writer:
+    """Collects nodes and initializers of Q/DQ pairs."""
+
+    def __init__(self, graph: onnx.GraphProto, float_type: FloatType) -> None:
+        self.graph = graph
+        self.float_type: FloatType = float_type
+        self.namer = Namer(graph)
+        self._weights: dict[tuple[str, int | None], str] = {}
+        self._arrays = {tensor.name: tensor for tensor in graph.initializer}
+
+    def constant(self, wish: str, value: np.ndarray) -> str:
+        name = self.namer.name(wish)
+        self.graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
+
+    def zero_point(self, tensor: str, shape: tuple[int, ...]) -> str:
+        # One each: ONNX Runtime's optimizer makes a tensor named after a zero point, and fails on one that is shared.
+        return self.constant(f"{tensor}_zero_point", np.zeros(shape, np.int8))
+
+    def activation_pair(self, tensor: str, scale: np.float32) -> tuple[str, list[onnx.NodeProto]]:
+        parameters = [self.constant(f"{tensor}_scale", np.array(scale, np.float32)), self.zero_point(tensor, ())]
+        quantized, result = self.namer.name(f"{tensor}_quantized"), self.namer.name(f"{tensor}_dequantized")
+        names = [self.namer.name(f"{tensor}_{op}") for op in ("QuantizeLinear", "DequantizeLinear")]
+        return result, [
+            helper.make_node("QuantizeLinear", [tensor, *parameters], [quantized], name=names[0]),
+            helper.make_node("DequantizeLinear", [quantized, *parameters], [result], name=names[1]),
+        ]
+
+    def weight(self, tensor: str, axis: int | None) -> tuple[str, list[onnx.NodeProto]]:
+        if (tensor, axis) in self._weights:
+            return self._weights[tensor, axis], []
+        float_weight = numpy_helper.to_array(self._arrays[tensor])
+        weight = quantize_weight(tensor, float_weight, axis, self.float_type)
+        inputs = [self.constant(f"{tensor}_int8", weight.values), self.constant(f"{tensor}_scale", weight.scales)]
+        result = self._weights[tensor, axis] = self.namer.name(f"{tensor}_dequantized")
+        name = self.namer.name(f"{tensor}_DequantizeLinear")
+        node = helper.make_node(
+            "DequantizeLinear", [*inputs, self.zero_point(tensor, weight.scales.shape)], [result], name=name, axis=axis
+        )
+        return result, [node]
+
+
+def _write_pairs(
+    graph: onnx.GraphProto, plan: PlacementPlan, scales: Mapping[str, np.float32], float_type: FloatType
+) -> None:
+    writer = _Writer(graph, float_type)
+    pairs = {name: writer.activation_pair(name, scale) for name, scale in scales.items()}
+    written: list[onnx.NodeProto] = []
+    for value in graph.input:
+        written.extend(pairs[value.name][1] if value.name in pairs else [])
+    for node in graph.node:
+        reads = plan.reads.get(node.output[0])
+        for position in reads.activations if reads else ():
+            node.input[position] = pairs[node.input[position]][0]
+        if reads and reads.weight:
+            node.input[reads.weight.position], before = writer.weight(reads.weight.tensor, reads.weight.axis)
+            written.extend(before)
+        written.append(node)
+        for output in node.output:
+            written.extend(pairs[output][1] if output in pairs else [])
+    replace_nodes(graph, written)
+
+
+def _check(model: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise QuantizeProblem(reason=f"the Q/DQ model is not valid ONNX: {error}") from error
+

@@ -1,0 +1,41 @@
+"""Which nodes the user leaves in float: by node name, output tensor name, or glob pattern."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import onnx
+
+from app.errors import SpecProblem
+
+_PATTERN_CHARACTERS = frozenset("*?[")
+
+
+def find_excluded(
+    exclude: Sequence[str], original: onnx.GraphProto, prepared: onnx.GraphProto
+) -> dict[str, str]:
+    """Return the first outputs of the prepared nodes that `exclude` names, each with the entry that names it.
+
+    An entry is a node's name or the name of one of its outputs; one with * ? or [ that is neither is a pattern
+    (`*` any text, `?` one character, `[ab]` one of these) over both, case-sensitive. A node that preparation removed
+    (a BatchNormalization that was folded) counts as known and changes nothing.
+    Raises SpecProblem naming the entries that fit no node.
+    """
+    chosen: dict[str, str] = {}
+    unknown: list[str] = []
+    for entry in exclude:
+        if not any(matches(entry, node) for node in original.node) and not any(matches(entry, n) for n in prepared.node):
+            unknown.append(entry)
+        for node in prepared.node:
+            if matches(entry, node):
+                chosen.setdefault(node.output[0], entry)
+    if unknown:
+        raise SpecProblem(reason=f"quantize.exclude names no node or tensor of the model: {', '.join(unknown)}")
+    return chosen
+
+
+def matches(entry: str, node: onnx.NodeProto) -> bool:
+    """Return whether an exclude entry names node."""
+    names = [name for name in (node.name, *node.output) if name]
+    if entry in names:
+        return True
+    return bool(_PATTERN_CHARACTERS & set(entry)) and any(fnmatchcase(name, entry) for name in names)

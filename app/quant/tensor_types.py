@@ -1,0 +1,73 @@
+"""Element types and shapes of every tensor, by ONNX shape inference on a graph without its weights."""
+
+from dataclasses import dataclass
+
+import onnx
+
+from app.errors import ModelInvalidGraph
+
+_LARGEST_KEPT_ELEMENTS = 1024
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """An element type (`onnx.TensorProto.DataType`) and a shape; None for a dimension, or a shape, not known."""
+
+    element: int
+    shape: Shape | None
+
+    @property
+    def is_static(self) -> bool:
+        return self.shape is not None and None not in self.shape
+
+
+def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
+    """Return the type of each tensor of the main graph that inference can tell, initializers included.
+
+    Weights are left out of what is inferred on, so a model of 2 GiB costs no more than a small one.
+    Raises ModelInvalidGraph where types contradict each other.
+    """
+    skeleton = _skeleton(model)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        raise ModelInvalidGraph(reason=str(error)) from error
+    graph = inferred.graph
+    types = {value.name: _type(value) for value in [*graph.value_info, *graph.input, *graph.output]}
+    for tensor in model.graph.initializer:
+        types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
+    return types
+
+
+def _type(value: onnx.ValueInfoProto) -> TensorType:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return TensorType(tensor.elem_type, None)
+    return TensorType(
+        tensor.elem_type, tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    )
+
+
+def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    graph = model.graph
+    heavy = {tensor.name for tensor in graph.initializer if _elements(tensor) > _LARGEST_KEPT_ELEMENTS}
+    inputs = [value for value in graph.input if value.name not in heavy]
+    inputs += [
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        for tensor in graph.initializer
+        if tensor.name in heavy
+    ]
+    light = [tensor for tensor in graph.initializer if tensor.name not in heavy]
+    bare = onnx.helper.make_graph(graph.node, graph.name or "graph", inputs, graph.output, light)
+    return onnx.helper.make_model(
+        bare, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
+    )
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count
