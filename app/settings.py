@@ -43,7 +43,7 @@ class Settings(BaseSettings):
 
     data: Path = Path("enginesmith-data")
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     #: Tokens that may call the API, comma-separated; without any the server binds to loopback only.
     tokens: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     #: SQLAlchemy URL of our tables; default is SQLite in `data`.
@@ -59,19 +59,19 @@ class Settings(BaseSettings):
     #: Queues to serve, comma-separated; default is all that this machine can.
     queues: Annotated[tuple[str, ...], NoDecode] = ()
 
-    poll_seconds: float = Field(0.05, gt=0)
-    heartbeat_seconds: float = Field(5.0, gt=0)
+    poll_seconds: float = Field(default=0.05, gt=0)
+    heartbeat_seconds: float = Field(default=5.0, gt=0)
     #: A worker that was not heard of for so long is dead: its jobs go to another.
-    dead_after_seconds: float = Field(45.0, gt=0)
+    dead_after_seconds: float = Field(default=45.0, gt=0)
     #: A job that ended its worker so often is not tried again.
-    max_crashes: int = Field(3, ge=1)
+    max_crashes: int = Field(default=3, ge=1)
     #: How long an upload may stand still.
-    upload_idle_seconds: float = Field(30.0, gt=0)
-    max_upload_bytes: int = Field(64 << 30, ge=1)
+    upload_idle_seconds: float = Field(default=30.0, gt=0)
+    max_upload_bytes: int = Field(default=64 << 30, ge=1)
     #: How many uploads are parsed at once, each in a process of its own.
-    inspectors: int = Field(2, ge=1)
+    inspectors: int = Field(default=2, ge=1)
     #: Address space of a process that parses an upload.
-    inspector_memory_bytes: int = Field(12 << 30, ge=1 << 30)
+    inspector_memory_bytes: int = Field(default=12 << 30, ge=1 << 30)
     input_limits: InputLimits = InputLimits()
     step_limits: StepLimits = StepLimits()
     log_level: str = "INFO"

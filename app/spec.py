@@ -68,8 +68,8 @@ class PreprocessSpec(Frozen):
     color: Literal["L", "RGB", "BGR"] | None = None
     layout: Literal["NCHW", "NHWC"] | None = None
     scale: float = 1 / 255
-    mean: tuple[float, ...] = Field((0.0,), min_length=1, max_length=3)
-    std: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1, max_length=3)
+    mean: tuple[float, ...] = Field(default=(0.0,), min_length=1, max_length=3)
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1, max_length=3)
     decoder: Literal["exact", "draft"] = "exact"
     exif: bool = False
 
@@ -97,15 +97,15 @@ class CalibrationSpec(Frozen):
 
     method: Method = "auto"
     grid: Literal["mergeable", "tensorrt"] = "mergeable"
-    batch_size: int = Field(8, ge=1, le=1024)
-    max_images: int | None = Field(None, ge=1)
-    percentile: float = Field(99.99, gt=0, le=100)
+    batch_size: int = Field(default=8, ge=1, le=1024)
+    max_images: int | None = Field(default=None, ge=1)
+    percentile: float = Field(default=99.99, gt=0, le=100)
     observe: Literal["needed", "all"] = "needed"
     observer: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
-    shards: int | None = Field(None, ge=1, le=64)
-    converge: float | None = Field(None, gt=0, lt=1)
+    shards: int | None = Field(default=None, ge=1, le=64)
+    converge: float | None = Field(default=None, gt=0, lt=1)
     on_bad_image: Literal["fail", "skip"] = "fail"
-    max_bad_fraction: float = Field(0.0, ge=0, lt=1)
+    max_bad_fraction: float = Field(default=0.0, ge=0, lt=1)
 
     @property
     def is_native(self) -> bool:
@@ -155,17 +155,17 @@ class EngineSpec(Frozen):
     backend: Backend | None = None
     precision: Precision = "int8"
     quantization: Literal["explicit", "implicit"] = "explicit"
-    shapes: dict[Annotated[str, Field(max_length=1024)], ShapeProfile] | None = Field(None, max_length=64)
+    shapes: dict[Annotated[str, Field(max_length=1024)], ShapeProfile] | None = Field(default=None, max_length=64)
     compute_capability: Annotated[tuple[ComputeCapability, ...] | None, BeforeValidator(capabilities_from_json)] = None
-    optimization_level: int = Field(3, ge=0, le=5)
-    workspace_bytes: int | None = Field(None, ge=1 << 20)
+    optimization_level: int = Field(default=3, ge=0, le=5)
+    workspace_bytes: int | None = Field(default=None, ge=1 << 20)
 
 
 class GateSpec(Frozen):
     """What an engine must reach: its job fails with `gate_missed` otherwise."""
 
-    min_agreement: float | None = Field(None, ge=0, le=1)
-    max_accuracy_drop: float | None = Field(None, ge=0, le=1)
+    min_agreement: float | None = Field(default=None, ge=0, le=1)
+    max_accuracy_drop: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -178,7 +178,7 @@ class JudgeSpec(Frozen):
     """On which images FP32 and INT8 are compared, and what is good enough."""
 
     dataset: Reference | None = None
-    images: int = Field(200, ge=1, le=100_000)
+    images: int = Field(default=200, ge=1, le=100_000)
     gate: GateSpec | None = None
     latency: bool = False
 
@@ -193,16 +193,14 @@ class JobSpec(Frozen):
     quantize: QuantizeSpec = QuantizeSpec()
     engine: EngineSpec | None = EngineSpec()
     judge: JudgeSpec = JudgeSpec()
-    priority: int = Field(100, ge=1, le=1_000_000)
-    wait_for_worker_seconds: int = Field(0, ge=0, le=86_400)
+    priority: int = Field(default=100, ge=1, le=1_000_000)
+    wait_for_worker_seconds: int = Field(default=0, ge=0, le=86_400)
     allow_imported: bool = False
 
     @model_validator(mode="after")
     def _dataset_where_needed(self) -> Self:
         if self.calibration is not None and self.dataset is None and (self.engine is None or self.is_quantized):
-            raise ValueError(
-                "dataset is needed to calibrate; for fp32 or fp16 send calibration: null and engine.precision"
-            )
+            raise ValueError("dataset is needed to calibrate; for fp32 or fp16 send calibration: null and engine.precision")
         if self.calibration is None and self.engine is None:
             raise ValueError("calibration: null and engine: null together leave nothing to do")
         if self.calibration is None and self.is_quantized:

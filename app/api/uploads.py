@@ -31,7 +31,7 @@ _FORM = {"requestBody": {"content": {"multipart/form-data": {"schema": {"type": 
 class _Kind:
     """What differs between models and datasets."""
 
-    row: type[ModelRow] | type[DatasetRow]
+    row: Any
     store: Callable[[Context, str, Staged], Awaitable[Stored]]
     document: Callable[[Any], dict[str, Any]]
 

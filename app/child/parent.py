@@ -48,7 +48,7 @@ async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ign
     that died.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app.child.main", str(os.getpid()),
+        sys.executable, "-P", "-m", "app.child.main", str(os.getpid()),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env=child_environment(), cwd=call.folder, start_new_session=True, limit=_MAX_LINE_BYTES,
     )  # fmt: skip

@@ -117,7 +117,7 @@ class Client:
 
     def table(self, table_id: str) -> Document:
         """Return a table with its scales."""
-        return self._get("tables", table_id, {"full": 1})
+        return self._transport.json(Call("GET", f"/v1/tables/{_quoted(table_id)}", {"full": 1}))
 
     def export(self, table_id: str, options: Mapping[str, str]) -> bytes:
         """Return a table as a file; options are `format`, `trt_version` and `algorithm`."""
@@ -149,11 +149,11 @@ class Client:
 
     def report(self, engine_id: str) -> Document:
         """Return what the latest judge measured of an engine."""
-        return self._get("engines", f"{engine_id}/report")
+        return self._transport.json(Call("GET", f"/v1/engines/{_quoted(engine_id)}/report"))
 
     def job_report(self, job_id: str) -> Document:
         """Return what a job's judge measured."""
-        return self._get("jobs", f"{job_id}/report")
+        return self._transport.json(Call("GET", f"/v1/jobs/{_quoted(job_id)}/report"))
 
     def limits(self) -> Document:
         """Return the server's limits."""
@@ -163,9 +163,8 @@ class Client:
         """Return once the server and a worker take jobs; a ServerProblem of status 503 says what is missing."""
         return self._transport.json(Call("GET", "/readyz", repeatable=False, read_seconds=5))
 
-    def _get(self, kind: str, reference: str, params: Mapping[str, Any] | None = None) -> Document:
-        path = "/".join(_quoted(part) for part in reference.split("/"))
-        return self._transport.json(Call("GET", f"/v1/{kind}/{path}", params or {}))
+    def _get(self, kind: str, reference: str) -> Document:
+        return self._transport.json(Call("GET", f"/v1/{kind}/{_quoted(reference)}"))
 
     def _list(self, kind: str, params: Mapping[str, Any]) -> Iterator[Document]:
         cursor = None

@@ -11,7 +11,6 @@ from app.client.problems import DownloadDamaged, LocalProblem, ServerProblem, Un
 from app.client.transport import Call, Transport
 from app.client.upload import Progress, ignore_progress
 
-_CHUNK_BYTES = 1 << 20
 _MAX_BREAKS = 5
 _PAUSE_SECONDS = 0.5
 _READ_SECONDS = 60.0
@@ -84,7 +83,8 @@ def _write(response: httpx.Response, download: Download, have: int) -> None:
     total = have + int(response.headers.get("content-length", 0))
     with download.part.open("ab" if have else "wb") as stream:
         download.progress(have, total)
-        for chunk in response.iter_bytes(_CHUNK_BYTES):
+        # as they come: a chunk size would hold bytes back, which a break then loses
+        for chunk in response.iter_bytes():
             stream.write(chunk)
             have += len(chunk)
             download.progress(have, total)

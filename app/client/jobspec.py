@@ -16,9 +16,7 @@ class CalibrationOptions:
     """What is calibrated, and how."""
 
     model: Annotated[str | None, typer.Argument(help="Name or id of a model, or an ONNX file to push first.")] = None
-    dataset: Annotated[str | None, typer.Argument(help="Name or id of a dataset, or an archive or FOLDER/ to push first.")] = (
-        None
-    )
+    dataset: Annotated[str | None, typer.Argument(help="Name or id of a dataset, or an archive or FOLDER/ to push.")] = None
     method: Annotated[Method | None, typer.Option(help="How ranges become scales; auto keeps the best measured.")] = None
     grid: Annotated[Literal["mergeable", "tensorrt"] | None, typer.Option(help="Bins of the histograms.")] = None
     batch_size: Annotated[int | None, typer.Option(help="Images at once; changes numbers on the tensorrt grid only.")] = None

@@ -30,7 +30,11 @@ class Screen:
         """Show a result: the document to machines, the lines to people."""
         if self.json_output:
             self._json(document)
-            return
+        else:
+            self.lines(lines)
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Show lines to people."""
         for line in lines:
             self._out.print(plain(line), soft_wrap=True)
 
@@ -46,9 +50,9 @@ class Screen:
             table.add_row(*("" if cell is None else plain(cell) for cell in row))
         self._out.print(table)
 
-    def text(self, text: str) -> None:
+    def file(self, content: bytes) -> None:
         """Write a file's text to stdout as it is."""
-        sys.stdout.write(text)
+        sys.stdout.write(content.decode())
 
     def note(self, line: str, style: str | None = None) -> None:
         """Tell people one line beside the result."""
@@ -58,7 +62,8 @@ class Screen:
         """Show what went wrong: one line, and the document to machines."""
         if self.json_output:
             self._json(document)
-        self._notes.print(f"error: {plain(document['detail'])}", style="red", soft_wrap=True)
+        for line in f"error: {document['detail']}".splitlines():
+            self.note(line, style="red")
 
     @contextmanager
     def bytes_progress(self, label: str) -> Iterator[ByteProgress]:

@@ -14,7 +14,7 @@ from app.client.problems import ClientProblem, ServerProblem, Unreachable, probl
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 #: Seconds without a byte. Reading is long because an upload is inspected before it is answered.
-TIMEOUT = httpx.Timeout(connect=5, read=600, write=120, pool=5)
+_READ_SECONDS = 600.0
 
 _RETRIED_STATUS = (429, 503)
 _MAX_TRIES = 5
@@ -42,11 +42,13 @@ class Transport:
     def __init__(self, url: str = DEFAULT_SERVER, token: str | None = None) -> None:
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            # a proxy of the environment cannot lead to this machine's own server
-            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=not is_loopback(self.url))
-        except (httpx.InvalidURL, ValueError) as error:
-            raise ClientProblem(f"{url!r} is no server address ({error}). Give one like {DEFAULT_SERVER}.") from error
+        # a proxy of the environment cannot lead to this machine's own server
+        self._http = httpx.Client(
+            base_url=_checked(self.url),
+            headers=headers,
+            timeout=_timeout(_READ_SECONDS),
+            trust_env=not is_loopback(self.url),
+        )
 
     def close(self) -> None:
         self._http.close()
@@ -90,8 +92,6 @@ class Transport:
     def _reaching(self) -> Iterator[None]:
         try:
             yield
-        except httpx.InvalidURL as error:
-            raise ClientProblem(f"{self.url!r} is no server address ({error})") from error
         except httpx.RequestError as error:
             raise Unreachable(self.url, str(error) or type(error).__name__) from error
 
@@ -107,6 +107,16 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def _checked(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+        if parsed.scheme in ("http", "https") and parsed.host and not parsed.query:
+            return parsed
+    except httpx.InvalidURL:
+        pass
+    raise ClientProblem(f"{url!r} is no server address. Give one like {DEFAULT_SERVER}.")
+
+
 def _arguments(call: Call) -> dict[str, Any]:
     arguments: dict[str, Any] = {"headers": dict(call.headers)}
     # params={} would drop a query that is already in the path
@@ -117,8 +127,12 @@ def _arguments(call: Call) -> dict[str, Any]:
     if call.content is not None:
         arguments["content"] = call.content()
     if call.read_seconds is not None:
-        arguments["timeout"] = httpx.Timeout(TIMEOUT, read=call.read_seconds)
+        arguments["timeout"] = _timeout(call.read_seconds)
     return arguments
+
+
+def _timeout(read_seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(connect=5, read=read_seconds, write=120, pool=5)
 
 
 def _pause_seconds(problem: ServerProblem, attempt: int) -> float:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+import sqlalchemy.event
+import sqlalchemy.exc
 import structlog
 from sqlalchemy.orm import Session
 
@@ -22,7 +24,7 @@ def raising_problems() -> Iterator[None]:
     """Turn a database that does not answer into DatabaseUnavailable."""
     try:
         yield
-    except sa.exc.OperationalError as error:
+    except sqlalchemy.exc.OperationalError as error:
         log.warning("database unavailable", error=str(error.orig))
         raise DatabaseUnavailable from error
 
@@ -35,8 +37,8 @@ class Database:
         self.is_sqlite = url.startswith("sqlite")
         self._engine = sa.create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=16)
         if self.is_sqlite:
-            sa.event.listen(self._engine, "connect", _prepare_sqlite)
-            sa.event.listen(self._engine, "begin", _begin_immediately)
+            sqlalchemy.event.listen(self._engine, "connect", _prepare_sqlite)
+            sqlalchemy.event.listen(self._engine, "begin", _begin_immediately)
             _warn_of_old_sqlite()
         self._readers = self._engine.execution_options(writes=False)
 

@@ -7,7 +7,10 @@ from sqlalchemy.orm import Session
 
 from app.db.pages import Page, page_from_rows
 from app.db.rows import EngineRow, ObservationRow, QuantizedRow, ReportRow, TableRow, new_id
-from app.errors import NotFound
+from app.errors import NotFound, TableNondeterministic
+
+#: Two computed tables of one key whose scales differ by no more than this fraction are one table.
+_TABLES_AGREE = 1e-5
 
 Keyed = TypeVar("Keyed", ObservationRow, QuantizedRow, ReportRow)
 
@@ -30,9 +33,18 @@ def nearest_observation(session: Session, model_name: str) -> ObservationRow | N
 
 
 def find_table(session: Session, key: str) -> TableRow | None:
-    """Return the computed table of a key, the first where two differ."""
+    """Return the computed table of a key, the first where two differ. Raises TableNondeterministic if they disagree."""
     computed = sa.select(TableRow).where(TableRow.key == key, TableRow.origin == "computed")
-    return session.scalar(computed.order_by(TableRow.created_at, TableRow.id).limit(1))
+    row = session.scalar(computed.order_by(TableRow.created_at, TableRow.id).limit(1))
+    if row is not None and row.facts.get("disagreement", 0.0) > _TABLES_AGREE:
+        raise TableNondeterministic
+    return row
+
+
+def note_disagreement(session: Session, row: TableRow, drift: float) -> None:
+    """Write on every table of this key by how much the bodies differ, as a fraction."""
+    for other in session.scalars(sa.select(TableRow).where(TableRow.key == row.key, TableRow.origin == row.origin)):
+        other.facts = other.facts | {"disagreement": max(drift, other.facts.get("disagreement", 0.0))}
 
 
 def find_tables_of_observation(session: Session, observation_key: str) -> list[TableRow]:
@@ -41,11 +53,17 @@ def find_tables_of_observation(session: Session, observation_key: str) -> list[T
     return list(session.scalars(derived.order_by(TableRow.created_at.desc())))
 
 
+def tables_of_key(session: Session, key: str) -> list[TableRow]:
+    """Return all computed tables of a key, the first one first."""
+    computed = sa.select(TableRow).where(TableRow.key == key, TableRow.origin == "computed")
+    return list(session.scalars(computed.order_by(TableRow.created_at, TableRow.id)))
+
+
 def save_table(session: Session, row: TableRow) -> TableRow:
-    """Store a table and return the row to use.
+    """Store a table and return its row.
 
     The same key and body is the same table. A second body of one key is kept beside the first, and both are marked
-    nondeterministic; the first is served.
+    nondeterministic: see `note_disagreement` and `find_table`.
     """
     others = list(session.scalars(sa.select(TableRow).where(TableRow.key == row.key, TableRow.origin == row.origin)))
     for other in others:
@@ -57,7 +75,7 @@ def save_table(session: Session, row: TableRow) -> TableRow:
         other.nondeterministic = True
     session.add(row)
     session.flush()
-    return min(others, key=lambda other: other.created_at) if others else row
+    return row
 
 
 def get_table(session: Session, table_id: str) -> TableRow:

@@ -3,17 +3,20 @@
 The kind is told by the first bytes alone. Every count is one of real bytes.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from app.errors import ArchiveProblem
+from app.errors import ArchiveAmbiguous, ArchiveProblem
 from app.inputs.budget import Budget, Member
 from app.inputs.limits import InputLimits
 from app.inputs.tars import has_valid_checksum, read_tar
 from app.inputs.zips import read_zip
 
 _HEAD_BYTES = 512
+#: A zip's end record with the longest comment.
+_ZIP_END_BYTES = 22 + 0xFFFF
 
 
 def find_kind(head: bytes) -> str | None:
@@ -52,9 +55,17 @@ def _get_kind(file: BinaryIO) -> str:
     if not head:
         raise ArchiveProblem(reason="it is empty")
     kind = find_kind(head)
+    if kind is None and _ends_like_zip(file):
+        raise ArchiveAmbiguous(reason="bytes stand before the zip")
     if kind is None:
         raise ArchiveProblem(reason="it begins like none")
     return kind
+
+
+def _ends_like_zip(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _ZIP_END_BYTES))
+    return b"PK\x05\x06" in file.read()
 
 
 def _drain(member: Member) -> None:

@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class BatchOptions:
     """How images are put into batches, and what happens to those that cannot be decoded."""
 
     batch_size: int
-    limits: InputLimits = field(default_factory=InputLimits)
+    limits: InputLimits
     on_bad_image: Literal["fail", "skip"] = "fail"
     max_bad_fraction: float = 0.0
     threads: int = 2
@@ -91,8 +92,7 @@ class Batches:
                 self.used.append(file["path"])
                 yield image
             elif len(self.skipped) > self._options.allowed_bad(len(self._files)):
-                rest = (pool.submit(self._decode, left, packs) for left in upcoming)
-                self._fail([future for _, future in waiting], rest)
+                self._fail(chain(waiting, ((left, pool.submit(self._decode, left, packs)) for left in upcoming)))
 
     def _decode(self, file: Mapping[str, Any], packs: Mapping[str, int]) -> Array:
         content = os.pread(packs[file["pack"]], file["size"], file["offset"])
@@ -104,27 +104,26 @@ class Batches:
     def _take(self, file: Mapping[str, Any], future: Future[Array]) -> Array | None:
         try:
             return future.result()
-        except ImageCorrupt as problem:
-            self.skipped += problem.facts["names"]
         except ImageProblem as problem:
-            self.skipped.append(f"{file['path']} ({problem.facts.get('reason', problem.detail)})")
-        return None
+            self.skipped.append(_describe(file, problem))
+            return None
 
-    def _fail(self, waiting: list[Future[Array]], rest: Iterator[Future[Array]]) -> None:
+    def _fail(self, rest: Iterator[tuple[Mapping[str, Any], Future[Array]]]) -> NoReturn:
         """Raise ImageCorrupt naming up to 100 bad images: those met, and those among the next 1,000."""
         names = list(self.skipped)
-        for number, future in enumerate(_both(waiting, rest)):
-            if number == _SCAN_IMAGES or len(names) >= _MAX_LISTED:
+        for file, future in islice(rest, _SCAN_IMAGES):
+            problem = future.exception()
+            if isinstance(problem, ImageProblem):
+                names.append(_describe(file, problem))
+            if len(names) >= _MAX_LISTED:
                 break
-            error = future.exception()
-            if isinstance(error, ImageCorrupt):
-                names += error.facts["names"]
         raise ImageCorrupt(count=len(names), names=names)
 
 
-def _both(waiting: list[Future[Array]], rest: Iterator[Future[Array]]) -> Iterator[Future[Array]]:
-    yield from waiting
-    yield from rest
+def _describe(file: Mapping[str, Any], problem: ImageProblem) -> str:
+    if isinstance(problem, ImageCorrupt):
+        return problem.facts["names"][0]
+    return f"{file['path']} ({problem.facts.get('reason', problem.detail)})"
 
 
 def read_batches(

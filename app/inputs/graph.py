@@ -100,7 +100,10 @@ def _unique(names: Iterator[str], what: str, limits: InputLimits) -> set[str]:
     return known
 
 
-def _check_name(name: str, limits: InputLimits) -> None:
+def _check_name(name: str | bytes, limits: InputLimits) -> None:
+    # protobuf hands text out as bytes where it is no UTF-8.
+    if isinstance(name, bytes):
+        raise ModelTensorNameUnsafe(reason=f"{name[:50]!r} is not UTF-8")
     if not name:
         raise ModelTensorNameUnsafe(reason="it is empty")
     if len(name) > limits.tensor_name_characters:

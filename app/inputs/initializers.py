@@ -126,13 +126,13 @@ def _check_inline(tensor: TensorProto, count: int) -> None:
 def _get_range(tensor: TensorProto, count: int, file_size: int) -> _Range:
     keys = [entry.key for entry in tensor.external_data]
     if len(set(keys)) != len(keys) or not set(keys) <= _EXTERNAL_KEYS:
-        raise ModelExternalDataInvalid(tensor=tensor.name, reason=f"its keys are {', '.join(keys)}")
+        raise ModelExternalDataInvalid(tensor=tensor.name, reason=f"its keys are {keys}")
     if tensor.HasField("raw_data") or any(len(getattr(tensor, name)) for name in _ALL_FIELDS):
         raise ModelExternalDataInvalid(tensor=tensor.name, reason="it has data of its own too")
     if tensor.data_type == T.STRING:
         raise ModelExternalDataInvalid(tensor=tensor.name, reason="text cannot be stored outside")
     numbers = {entry.key: entry.value for entry in tensor.external_data if entry.key in ("offset", "length")}
-    if not all(_NUMBER.fullmatch(number) for number in numbers.values()):
+    if not all(isinstance(number, str) and _NUMBER.fullmatch(number) for number in numbers.values()):
         raise ModelExternalDataInvalid(tensor=tensor.name, reason=f"offset or length is no number: {numbers}")
     start, needed = int(numbers.get("offset", 0)), _raw_bytes(tensor, count)
     length = int(numbers.get("length", needed))

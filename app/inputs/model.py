@@ -9,9 +9,10 @@ from typing import Any
 import onnx
 import rfc8785
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from app.errors import ModelInvalidGraph, ModelProblem, ModelTooComplex, ModelTooLarge
+from app.errors.problem import printable
 from app.inputs.graph import GraphFacts, check_graph, count_text
 from app.inputs.initializers import check_initializers
 from app.inputs.limits import InputLimits
@@ -49,20 +50,31 @@ def inspect_model(request: dict[str, Any], report: Callable[[dict[str, Any]], No
     data_files = upload.take_data_files(model)
     facts, parameters = _check(model, data_files, limits)
     report({"log": f"{facts.nodes} nodes and {parameters} parameters checked"})
-    inferred = infer_output_shapes(model, upload.model_path, limits)
+    known = _describe_model(model, limits)
     files = [_hash_file(MODEL_FILE, upload.model_path), *(_hash_file(*file) for file in sorted(data_files.items()))]
     return {
         "files": [{"name": f.name, "path": str(f.path), "sha256": f.sha256, "size": f.size} for f in files],
         "digest": _digest_from(files),
-        "inputs": [_describe(value, {}) for value in _real_inputs(model)],
-        "outputs": [_describe(value, inferred) for value in model.graph.output],
-        "opset": get_opset(model),
-        "ir_version": model.ir_version,
-        "producer": f"{model.producer_name} {model.producer_version}".strip()[:200],
+        **known,
         "nodes": facts.nodes,
         "operators": dict(sorted(facts.operators.items())),
         "parameters": parameters,
     }
+
+
+def _describe_model(model: ModelProto, limits: InputLimits) -> dict[str, Any]:
+    known = {
+        "inputs": [_describe(value) for value in _real_inputs(model)],
+        "opset": get_opset(model),
+        "ir_version": model.ir_version,
+        "producer": printable(f"{model.producer_name} {model.producer_version}".strip()),
+    }
+    outputs = [_describe(value) for value in model.graph.output]
+    inferred = infer_output_shapes(model, limits)  # the model is used up from here on
+    for output in outputs:
+        if output["shape"] is None:
+            output["shape"] = _describe(inferred[output["name"]])["shape"]
+    return known | {"outputs": outputs}
 
 
 def parse_model(path: Path) -> ModelProto:
@@ -111,12 +123,10 @@ def _real_inputs(model: ModelProto) -> Iterator[ValueInfoProto]:
     return (value for value in model.graph.input if value.name not in constants)
 
 
-def _describe(value: ValueInfoProto, inferred: dict[str, TypeProto]) -> dict[str, Any]:
+def _describe(value: ValueInfoProto) -> dict[str, Any]:
     tensor = value.type.tensor_type
-    if not tensor.HasField("shape") and value.name in inferred:
-        tensor = inferred[value.name].tensor_type
     shape = [_dimension(dimension) for dimension in tensor.shape.dim] if tensor.HasField("shape") else None
-    dtype = TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+    dtype = TensorProto.DataType.Name(tensor.elem_type)
     return {"name": value.name, "dtype": _DTYPES.get(dtype, dtype.lower()), "shape": shape}
 
 
@@ -126,7 +136,7 @@ _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
 def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dimension.HasField("dim_value"):
         return dimension.dim_value or None
-    return dimension.dim_param[:100] or None
+    return str(dimension.dim_param)[:100] or None
 
 
 def _hash_file(name: str, path: Path) -> _Content:

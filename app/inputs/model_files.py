@@ -111,8 +111,8 @@ def get_location(tensor: TensorProto) -> str:
     Raises ModelExternalDataUnsafe for any path that is not below, ModelExternalDataInvalid where there is not one.
     """
     locations = [entry.value for entry in tensor.external_data if entry.key == "location"]
-    if len(locations) != 1:
-        raise ModelExternalDataInvalid(tensor=tensor.name, reason=f"it has {len(locations)} locations")
+    if len(locations) != 1 or isinstance(locations[0], bytes):
+        raise ModelExternalDataInvalid(tensor=tensor.name, reason=f"its locations are {locations}")
     try:
         checked = check_path(locations[0])
     except ArchiveUnsafePath as problem:

@@ -39,7 +39,9 @@ def check_versions(model: ModelProto) -> None:
 
 
 def check_operator(node: NodeProto, opset: int) -> None:
-    """Raise ModelAlreadyQuantized or ModelUnsupportedOp for a node that is not taken."""
+    """Raise ModelAlreadyQuantized, ModelUnsupportedOp or ModelInvalidGraph for a node that is not taken."""
+    if any(isinstance(text, bytes) for text in (node.domain, node.op_type, node.name)):
+        raise ModelInvalidGraph(reason=f"the name of node {node.name!r}, its operator or domain is not UTF-8")
     op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     if node.op_type in _QUANTIZED or node.op_type.startswith(_QUANTIZED_PREFIXES):
         raise ModelAlreadyQuantized(node=node_name(node), op=op)
@@ -56,4 +58,4 @@ def check_operator(node: NodeProto, opset: int) -> None:
 
 def node_name(node: NodeProto) -> str:
     """Return how to call a node: its name, or what it makes."""
-    return node.name or f"making {', '.join(node.output[:2])}"
+    return node.name or f"making {', '.join(str(name) for name in node.output[:2])}"

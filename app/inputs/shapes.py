@@ -1,34 +1,58 @@
-"""onnx's own checker and shape inference, on a copy without the weights' bytes."""
+"""onnx's own checker and strict shape inference, on a model whose weights became inputs: their bytes do not matter."""
 
 import math
-from pathlib import Path
 
 import onnx
-from onnx import ModelProto, TensorProto, TypeProto
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from app.errors import ModelInvalidGraph, ModelTooComplex
 from app.inputs.limits import InputLimits
 
 #: Weights above so many elements never decide a shape (Reshape, Slice, Resize take a few numbers).
 _KEPT_ELEMENTS = 1024
+_ERRORS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError)
 
 
-def infer_output_shapes(model: ModelProto, path: Path, limits: InputLimits) -> dict[str, TypeProto]:
-    """Check the model and return the types of its outputs by name as far as onnx infers them.
+def infer_output_shapes(model: ModelProto, limits: InputLimits) -> dict[str, ValueInfoProto]:
+    """Check the model and return its outputs by name, with shapes as far as onnx infers them.
 
-    Weights are dropped from `model` on the way, to need their memory once. Raises ModelInvalidGraph and ModelTooComplex.
+    Uses the model up: its weights are gone afterwards, so that they are never held twice.
+    Raises ModelInvalidGraph and ModelTooComplex.
     """
+    _turn_weights_into_inputs(model.graph)
     try:
-        # By path: the checker then finds external data, and tests that it stays in the model's folder.
-        onnx.checker.check_model(str(path))
-        declared = _forget_shapes(model)
+        _check(model)
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+    except _ERRORS as error:
         raise ModelInvalidGraph(reason=_first_words(str(error))) from error
     _check_sizes(inferred, limits)
-    found = {value.name: TypeProto.FromString(value.type.SerializeToString()) for value in inferred.graph.output}
-    _restore_shapes(model, declared)
-    return found
+    return {value.name: value for value in inferred.graph.output}
+
+
+def _turn_weights_into_inputs(graph: GraphProto) -> None:
+    inputs = {value.name for value in graph.input}
+    kept: list[TensorProto] = []
+    for tensor in graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL and math.prod(tensor.dims) <= _KEPT_ELEMENTS:
+            kept.append(tensor)
+        elif tensor.name not in inputs:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    kept = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _check(model: ModelProto) -> None:
+    # The checker wants a shape for every input and output, which runtimes do not: those without get one meanwhile.
+    shapeless = [value for value in (*model.graph.input, *model.graph.output) if not value.type.tensor_type.HasField("shape")]
+    for value in shapeless:
+        value.type.tensor_type.shape.SetInParent()
+    onnx.checker.check_model(model)
+    # Strict inference refuses a declared shape that differs from the inferred one, `N` for 1 above all. Runtimes only
+    # warn of it, so what was declared is not compared; that each operator fits its inputs is.
+    del model.graph.value_info[:]
+    for value in (*shapeless, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
 
 
 def _check_sizes(inferred: ModelProto, limits: InputLimits) -> None:
@@ -39,32 +63,6 @@ def _check_sizes(inferred: ModelProto, limits: InputLimits) -> None:
             raise ModelTooComplex(reason=f"tensor {value.name} has {elements} elements")
 
 
-def _forget_shapes(model: ModelProto) -> list[bytes]:
-    # Strict inference refuses a declared shape that differs from the inferred one, `N` for 1 above all. Runtimes only
-    # warn of it, so what was declared is not compared; that each operator fits its inputs is.
-    for tensor in model.graph.initializer:
-        _drop_bytes(tensor)
-    del model.graph.value_info[:]
-    declared = [value.type.SerializeToString() for value in model.graph.output]
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return declared
-
-
-def _drop_bytes(tensor: TensorProto) -> None:
-    count = 1
-    for dimension in tensor.dims:
-        count *= dimension
-    if count > _KEPT_ELEMENTS:
-        for name in ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data"):
-            tensor.ClearField(name)
-
-
-def _restore_shapes(model: ModelProto, declared: list[bytes]) -> None:
-    for value, content in zip(model.graph.output, declared, strict=True):
-        value.type.ParseFromString(content)
-
-
 def _first_words(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] or "onnx refuses it"
+    return " ".join(lines[:2])[:300].rstrip(".") or "onnx refuses it"

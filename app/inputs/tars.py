@@ -113,7 +113,7 @@ def _parse_size(field: bytes, name: str) -> int:
         return int.from_bytes(field[1:], "big")
     digits = field.replace(b"\0", b" ").strip()
     if digits and not _is_octal(digits):
-        raise ArchiveCorrupt(member=name, reason="its size is no number")
+        raise ArchiveProblem(reason=f"the size of member {name} is no number")
     return int(digits or b"0", 8)
 
 
@@ -140,6 +140,8 @@ def _parse_pax(raw: bytes, is_global: bool) -> str | None:
     while raw:
         digits, blank, _ = raw.partition(b" ")
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
+        if length > len(raw):
+            raise ArchiveProblem(reason="an extended tar header is cut off")
         record, raw = raw[len(digits) + 1 : length], raw[length:]
         key, equals, value = record.removesuffix(b"\n").partition(b"=")
         if not (blank and equals and record.endswith(b"\n")):

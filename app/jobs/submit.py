@@ -12,9 +12,10 @@ from app.errors import GateMissed, Problem
 from app.jobs.context import Service
 from app.jobs.hits import Hits, find_hits
 from app.jobs.resolve import live_fleet, resolve_job
+from app.quant.judge import check_gate
 from app.resolved import ResolvedJob
 from app.spec import JobSpec
-from app.worker.gate import check_gate, warnings_from_report
+from app.worker.warnings import warnings_from_report
 
 log = structlog.get_logger()
 

@@ -12,6 +12,7 @@ from app.observers.forward import Activations
 from app.observers.regions import Regions
 from app.quant.histogram import (
     SEARCH_BINS,
+    SIDE_BINS,
     MergeableHistogram,
     Side,
     TensorrtHistogram,
@@ -50,10 +51,10 @@ def fresh_extremes(regions: Regions) -> npt.NDArray[np.int64]:
 
 def raise_nonfinite(regions: Regions, region: int, activations: Activations, first_image: int) -> None:
     """Raise CalibrationNonfinite for the first bad value of a region; first_image is the pass's place in the stream."""
-    starts, sizes = regions.select(activations)
-    values = activations.arena[starts[region] :][: sizes[region]]
-    bad = int(np.argmin(np.isfinite(values)))
-    image = first_image + bad * activations.images // int(sizes[region])
+    counted = regions.select(activations)
+    size = int(counted.sizes[region])
+    values = counted.arena[counted.starts[region] :][:size]
+    image = first_image + int(np.argmin(np.isfinite(values))) * activations.images // size
     raise CalibrationNonfinite(tensor=regions.names[region], image=image)
 
 
@@ -64,7 +65,7 @@ class MergeableCollector:
         self._regions = regions
         self._done: list[MergeableHistogram] = [empty_mergeable() for _ in range(len(regions))]
         self._elements = 0
-        self._counts = np.zeros((len(regions), 2, 2, 8192), np.uint32)
+        self._counts = np.zeros((len(regions), 2, kernels.COLUMNS), np.uint32)
         self._reset()
 
     def _reset(self) -> None:
@@ -74,13 +75,11 @@ class MergeableCollector:
 
     def count(self, activations: Activations, first_image: int) -> None:
         """Count one pass; raises CalibrationNonfinite."""
-        starts, sizes = self._regions.select(activations)
-        bad = kernels.count_mergeable(
-            activations.arena, starts, sizes, self._regions.clamps, self._extremes, self._counts, self._exponents
-        )
+        regions = self._regions.select(activations)
+        bad = kernels.count_mergeable(regions, self._extremes, self._counts, self._exponents)
         if bad >= 0:
             raise_nonfinite(self._regions, bad, activations, first_image)
-        self._elements += int(sizes.max(initial=0))
+        self._elements += int(regions.sizes.max(initial=0))
         if self._elements > _SPILL_ELEMENTS:
             self._spill()
 
@@ -91,7 +90,9 @@ class MergeableCollector:
 
     def _histogram(self, region: int) -> MergeableHistogram:
         counts = self._counts[region].sum(axis=0, dtype=np.int64)
-        sides = [Side(int(exponent), row) for exponent, row in zip(self._exponents[region], counts, strict=True)]
+        counts[0] += counts[2 * SIDE_BINS :].sum()
+        rows = counts[: 2 * SIDE_BINS].reshape(2, SIDE_BINS)
+        sides = [Side(int(exponent), row) for exponent, row in zip(self._exponents[region], rows, strict=True)]
         bounds = bounds_from_extremes(self._extremes[region])
         return MergeableHistogram(int(counts.sum()), *bounds, *sides)
 
@@ -121,9 +122,8 @@ class TensorrtCollector:
 
     def measure(self, activations: Activations, first_image: int) -> None:
         """Look at the extremes of a part of the batch alone, for the first ranges; raises CalibrationNonfinite."""
-        starts, sizes = self._regions.select(activations)
         extremes = fresh_extremes(self._regions)
-        bad = kernels.measure_extremes(activations.arena, starts, sizes, self._regions.clamps, extremes)
+        bad = kernels.measure_extremes(self._regions.select(activations), extremes)
         if bad >= 0:
             raise_nonfinite(self._regions, bad, activations, first_image)
         self._add_extremes(extremes)
@@ -135,13 +135,12 @@ class TensorrtCollector:
 
     def start_part(self) -> TensorrtPart:
         """Return empty counts for a thread's share of the next batch."""
-        return TensorrtPart(np.zeros((len(self._regions), SEARCH_BINS + 1), np.int64), self._widths.copy())
+        return TensorrtPart(np.zeros((len(self._regions), 2, SEARCH_BINS + 1), np.int64), self._widths.copy())
 
     def count(self, part: TensorrtPart, activations: Activations, first_image: int) -> bool:
         """Count a pass into part; False where a region needs its first range before. Raises CalibrationNonfinite."""
-        starts, sizes = self._regions.select(activations)
         extremes = fresh_extremes(self._regions)
-        bad = kernels.count_tensorrt(activations.arena, starts, sizes, self._regions.clamps, extremes, part.counts, part.widths)
+        bad = kernels.count_tensorrt(self._regions.select(activations), extremes, part.counts, part.widths)
         if bad >= 0:
             raise_nonfinite(self._regions, bad, activations, first_image)
         self._add_extremes(extremes)
@@ -170,7 +169,7 @@ class TensorrtCollector:
 
 
 def _folded(part: TensorrtPart, region: int, width: float) -> npt.NDArray[np.int64]:
-    counts = part.counts[region].copy()
+    counts = part.counts[region].sum(axis=0)
     own = float(part.widths[region])
     while 0 < own < width:
         halves = np.zeros_like(counts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from app.observers import kernels
 from app.observers.forward import Activations
 from app.observers.plan import Plan
 from app.quant.observation import Grid
@@ -25,9 +26,10 @@ class Regions:
     region_of: Mapping[str, int]
     rectified: frozenset[str]
 
-    def select(self, activations: Activations) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return starts and sizes of all regions in the arena, int64[R] each."""
-        return activations.starts[self.sources], activations.sizes[self.sources]
+    def select(self, activations: Activations) -> kernels.Regions:
+        """Return the regions of the arena for the kernels."""
+        starts, sizes = activations.starts[self.sources], activations.sizes[self.sources]
+        return kernels.Regions(activations.arena, starts, sizes, self.clamps)
 
     def __len__(self) -> int:
         return len(self.sources)

@@ -14,9 +14,11 @@ _LARGEST_SCALE_ERROR = 2.0**-9
 
 #: Sums, powers and exponentials leave fp16's range easily; the rest has no fp16 kernel, or makes tensors from nothing.
 _FLOAT32_OPS = frozenset(
-    "Bernoulli Cast ConstantOfShape CumSum Exp EyeLike Log Multinomial NonMaxSuppression Pow RandomNormal "
-    "RandomNormalLike RandomUniform RandomUniformLike Range ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSum "
-    "ReduceSumSquare RoiAlign Softplus".split()
+    """
+    Bernoulli Cast ConstantOfShape CumSum Exp EyeLike Log Multinomial NonMaxSuppression Pow RandomNormal
+    RandomNormalLike RandomUniform RandomUniformLike Range ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSum
+    ReduceSumSquare RoiAlign Softplus
+    """.split()
 )
 #: Inputs that are float32 by the operator's definition.
 _FLOAT32_INPUTS = {"Resize": (1, 2)}
@@ -126,9 +128,7 @@ class _Conversion:
         return self._narrow[name]
 
     def _cast(self, source: str, target: str, to: int) -> None:
-        self._written.append(
-            helper.make_node("Cast", [source], [target], name=self._namer.name(f"{target}_Cast"), to=to)
-        )
+        self._written.append(helper.make_node("Cast", [source], [target], name=self._namer.name(f"{target}_Cast"), to=to))
 
 
 def _why_beyond(node: onnx.NodeProto, position: int, value: np.ndarray) -> str | None:
@@ -146,4 +146,3 @@ def _float16_tensor(tensor: TensorProto, name: str) -> TensorProto:
     value = np.clip(numpy_helper.to_array(tensor), -_LARGEST, _LARGEST)
     with np.errstate(under="ignore"):
         return numpy_helper.from_array(value.astype(np.float16), name)
-

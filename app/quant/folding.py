@@ -17,14 +17,14 @@ _MOST_ROUNDS = 4
 
 #: Outputs are never larger than the inputs together.
 _SHRINKING = frozenset(
-    "Cast Concat Flatten Gather GatherElements Identity Reshape Shape Size Slice Split Squeeze Transpose Unsqueeze "
-    "Abs Ceil Clip Exp Floor Log Neg Not Reciprocal Relu Round Sigmoid Sqrt Tanh CastLike "
-    "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum".split()
+    """
+    Cast Concat Flatten Gather GatherElements Identity Reshape Shape Size Slice Split Squeeze Transpose Unsqueeze
+    Abs Ceil Clip Exp Floor Log Neg Not Reciprocal Relu Round Sigmoid Sqrt Tanh CastLike ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum
+    """.split()
 )
 #: Outputs have the shape that the inputs' shapes broadcast to.
-_BROADCASTING = frozenset(
-    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Or Pow Sub Where".split()
-)
+_BROADCASTING = frozenset("Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Or Pow Sub Where".split())
 
 
 def fold_constants(model: onnx.ModelProto) -> None:
@@ -59,9 +59,7 @@ def _fold_once(model: onnx.ModelProto) -> bool:
     return folded
 
 
-def _static_shape(
-    node: onnx.NodeProto, index: Index, types: dict[str, TensorType]
-) -> list[np.ndarray] | None:
+def _static_shape(node: onnx.NodeProto, index: Index, types: dict[str, TensorType]) -> list[np.ndarray] | None:
     if node.op_type == "Gather" and node.domain == "":
         return _picked_sizes(node, index, types)
     if node.op_type != "Shape" or node.domain != "":
@@ -70,9 +68,7 @@ def _static_shape(
     return None if sizes is None or None in sizes else [np.array(sizes, np.int64)]
 
 
-def _picked_sizes(
-    node: onnx.NodeProto, index: Index, types: dict[str, TensorType]
-) -> list[np.ndarray] | None:
+def _picked_sizes(node: onnx.NodeProto, index: Index, types: dict[str, TensorType]) -> list[np.ndarray] | None:
     shape, picks = index.producers.get(node.input[0]), index.array(node.input[1])
     if shape is None or shape.op_type != "Shape" or picks is None or get_int(node, "axis", 0) != 0:
         return None
@@ -137,9 +133,7 @@ _GROWING: dict[str, Callable[[list[np.ndarray]], float]] = {
 }
 
 
-def _evaluate(
-    node: onnx.NodeProto, inputs: dict[str, np.ndarray], model: onnx.ModelProto
-) -> list[np.ndarray] | None:
+def _evaluate(node: onnx.NodeProto, inputs: dict[str, np.ndarray], model: onnx.ModelProto) -> list[np.ndarray] | None:
     if node.op_type == "Constant":
         return _constant(node)
     anything = [onnx.helper.make_empty_tensor_value_info(name) for name in inputs]

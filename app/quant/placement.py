@@ -22,7 +22,7 @@ WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Below this many channels INT8 convolutions are slower than float ones (first layers excepted).
 _LEAST_CHANNELS = 16
 #: Ops that move or select values: inputs and output share one scale.
-_SAME_SCALE_OPS = frozenset("Concat Flatten MaxPool Reshape Squeeze Transpose Unsqueeze".split())
+_SAME_SCALE_OPS = frozenset(["Concat", "Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
 _THROUGH_OPS = _SAME_SCALE_OPS | {"AveragePool", "GlobalAveragePool", "Resize"}
 
 Types = Mapping[str, TensorType]

@@ -22,6 +22,7 @@ from app.quant.tensor_types import infer_types
 from app.quant.weights import quantize_weight
 from app.spec import FloatType, QuantizeSpec
 
+
 @dataclass(frozen=True)
 class QuantizedModel:
     """A Q/DQ model and what was done to it (`qdq_report.report_placement` describes the fields)."""
@@ -156,9 +157,7 @@ class _Writer:
         return result, [node]
 
 
-def _write_pairs(
-    graph: onnx.GraphProto, plan: PlacementPlan, scales: Mapping[str, np.float32], float_type: FloatType
-) -> None:
+def _write_pairs(graph: onnx.GraphProto, plan: PlacementPlan, scales: Mapping[str, np.float32], float_type: FloatType) -> None:
     writer = _Writer(graph, float_type)
     pairs = {name: writer.activation_pair(name, scale) for name, scale in scales.items()}
     written: list[onnx.NodeProto] = []
@@ -182,4 +181,3 @@ def _check(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise QuantizeProblem(reason=f"the Q/DQ model is not valid ONNX: {error}") from error
-

@@ -17,9 +17,9 @@ def report_placement(
     """Return the report of a Q/DQ model, as JSON values.
 
     placement, float_type: as asked for · activations: tensors with a Q/DQ pair · weights: int8 weights ·
-    quantized, kept_float: nodes with weights, or that were to be quantized, as {node, op, multiply_adds} (of one image, None where a shape is
-    not known), kept_float with `reason` · multiply_adds_int8: share of them in INT8, 0..1 · kept_fp32: with float_type
-    fp16, what did not fit, as {name, reason}.
+    quantized: nodes that read INT8, as {node, op, multiply_adds} (of one image, null where a shape is not known) ·
+    kept_float: nodes with weights that stay float, the same with `reason` · multiply_adds_int8: share of the known
+    multiply-adds in INT8, 0..1 · kept_fp32: with float_type fp16, the nodes that did not fit, as {name, reason}.
     """
     quantized: list[dict[str, Any]] = []
     kept: list[dict[str, Any]] = []

@@ -10,9 +10,7 @@ from app.errors import SpecProblem
 _PATTERN_CHARACTERS = frozenset("*?[")
 
 
-def find_excluded(
-    exclude: Sequence[str], original: onnx.GraphProto, prepared: onnx.GraphProto
-) -> dict[str, str]:
+def find_excluded(exclude: Sequence[str], original: onnx.GraphProto, prepared: onnx.GraphProto) -> dict[str, str]:
     """Return the first outputs of the prepared nodes that `exclude` names, each with the entry that names it.
 
     An entry is a node's name or the name of one of its outputs; one with * ? or [ that is neither is a pattern

@@ -54,7 +54,7 @@ def check_scale(tensor: str, scale: float) -> None:
         raise TableScaleInvalid(tensor=tensor, value=repr(float(scale)))
 
 
-def table_from_scales(scales: Mapping[str, float]) -> Table:
+def table_from_scales(scales: Mapping[str, float | np.floating]) -> Table:
     """Return the table of imported scales: amax = 127 * scale, which gives the very same float32 scale back."""
     for name, scale in scales.items():
         check_scale(name, float(scale))

@@ -45,9 +45,7 @@ def _type(value: onnx.ValueInfoProto) -> TensorType:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return TensorType(tensor.elem_type, None)
-    return TensorType(
-        tensor.elem_type, tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
-    )
+    return TensorType(tensor.elem_type, tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim))
 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,11 +7,12 @@ import structlog
 from app.db import jobs
 from app.db.rows import JobRow, ReportRow, TableRow
 from app.errors import CrashLoop, Problem
+from app.quant.judge import check_gate
 from app.worker.context import JobLost, Run, Worker, WorkerStopping
-from app.worker.gate import check_gate, warnings_from_report
 from app.worker.stages.build import find_or_build
 from app.worker.stages.derive import find_or_derive
 from app.worker.stages.judge import find_or_judge
+from app.worker.warnings import warnings_from_report
 
 log = structlog.get_logger()
 

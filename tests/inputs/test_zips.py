@@ -154,9 +154,7 @@ def overlapping_zip(count: int, megabytes: int) -> bytes:
     return body + directory + end_record(count, len(directory), len(body))
 
 
-def test_overlapping_members_are_refused_before_anything_is_inflated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overlapping_members_are_refused_before_anything_is_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = overlapping_zip(1000, 16)
     assert len(bomb) < 80_000
     inflated: list[int] = []

@@ -65,8 +65,7 @@ def test_of_ties_the_widest_range_wins():
 def test_constant_tensors_keep_everything(place):
     counts = np.zeros(2048, np.int64)
     counts[place] = 1000
-    assert entropy_amax(counts, 0.5) == pytest.approx(2048.5 * 0.5) if place != 1 else True
-    assert np.isfinite(entropy_amax(counts, 0.5))
+    assert entropy_amax(counts, 0.5) == 2048.5 * 0.5
 
 
 def test_counts_are_not_changed():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from app.errors import CalibrationProblem
 from app.quant.histogram import add_tensorrt_batch, empty_mergeable, empty_tensorrt, mergeable_from_values
 from app.quant.observation import (
+    Grid,
     Observation,
     merge_observations,
     observation_from_bytes,
@@ -15,7 +16,7 @@ from app.quant.observation import (
 )
 
 
-def sample(grid="mergeable", seed=0):
+def sample(grid: Grid = "mergeable", seed=0):
     rng = np.random.default_rng(seed)
     make = mergeable_from_values if grid == "mergeable" else lambda x: add_tensorrt_batch(empty_tensorrt(), x)
     draws = {"/a/Conv": rng.normal(size=500), "naïve:x": np.abs(rng.normal(size=30)), "zero": np.zeros(9)}
@@ -37,7 +38,7 @@ def test_bytes_round_trip(grid):
 
 def test_bytes_do_not_depend_on_the_order_of_names():
     observation = sample()
-    reversed_names = dict(reversed(observation.histograms.items()))
+    reversed_names = dict(reversed(list(observation.histograms.items())))
     assert observation_to_bytes(Observation("mergeable", 7, reversed_names)) == observation_to_bytes(observation)
 
 

@@ -39,8 +39,8 @@ def workers(context: typer.Context) -> None:
     session = session_of(context)
     with session.client() as client:
         found = client.workers()
-    columns = tuple(dict.fromkeys(key for each in found for key, value in each.items() if _is_short(value)))
-    session.screen.table(found, columns, ([_cell(each.get(column)) for column in columns] for each in found))
+    columns = ("id", "host", "cores", "backends", "capabilities", "alive", "heartbeat_age_seconds", "running_job")
+    session.screen.table(found, columns, ([_worker_cell(each, column) for column in columns] for each in found))
 
 
 @jobs.command("list")
@@ -98,9 +98,7 @@ def _job_cell(job: dict[str, Any], column: str) -> Any:
     return spec.get(column) if column in ("model", "dataset") else job.get(column)
 
 
-def _is_short(value: Any) -> bool:
-    return not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(each, dict) for each in value))
-
-
-def _cell(value: Any) -> Any:
-    return ", ".join(str(each) for each in value) if isinstance(value, list) else value
+def _worker_cell(worker: dict[str, Any], column: str) -> Any:
+    if column == "backends":
+        return ", ".join(f"{name} {facts['version']}" for name, facts in worker["backends"].items())
+    return ", ".join(worker[column]) if column == "capabilities" else worker.get(column)

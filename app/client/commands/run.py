@@ -31,9 +31,7 @@ class WorkerOptions:
     database_url: Annotated[str | None, typer.Option(help="postgresql://... of the server.")] = None
     jobs_url: Annotated[str | None, typer.Option(help="Database of the job queue; default is that of --database-url.")] = None
     blob_url: Annotated[str | None, typer.Option(help="s3://bucket/prefix or file:///... of the server.")] = None
-    queues: Annotated[str | None, typer.Option(help="Queues to serve, comma-separated; default all that this machine can.")] = (
-        None
-    )
+    queues: Annotated[str | None, typer.Option(help="Queues to serve, comma-separated; default all it can.")] = None
 
 
 @grouped

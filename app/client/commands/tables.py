@@ -1,7 +1,7 @@
 """enginesmith table ...: the calibration tables that are kept."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -49,6 +49,8 @@ def export(
 ) -> None:
     """Write a table as a TensorRT cache, JSON or ONNX Runtime table."""
     session = session_of(context)
+    if form == "ort" and output is None:
+        raise typer.BadParameter("ort is a binary format; say where it goes with -o", param_hint="--format")
     options = {"format": form, "trt_version": trt_version, "algorithm": algorithm}
     with session.client() as client:
         content = client.export(table, options)
@@ -58,7 +60,7 @@ def export(
     elif session.screen.json_output and form == "trt":
         session.screen.result({"table_id": table, "text": content.decode()})
     else:
-        session.screen.text(content.decode())
+        session.screen.file(content)
 
 
 @tables.command()
@@ -67,7 +69,9 @@ def diff(context: typer.Context, a: TableArgument, b: TableArgument) -> None:
     session = session_of(context)
     with session.client() as client:
         found = client.diff(a, b)
-    session.screen.table(found, *_drifts(found))
+    columns = ("tensor", "ratio", "drift")
+    rows = ([drift["tensor"], f"{drift['ratio']:.6g}", f"{drift['drift']:.3%}"] for drift in found["tensors"][:_SHOWN_DRIFTS])
+    session.screen.table(found, columns, rows)
 
 
 @tables.command("import")
@@ -84,12 +88,6 @@ def import_table(
         found = client.import_table(path, {"model": model, "min_coverage": min_coverage, "fill": fill})
     counts = ", ".join(f"{found[name]} {name}" for name in ("matched", "constants", "unknown", "missing"))
     session.screen.result(found, [f"table {found['id']}", counts])
-
-
-def _drifts(found: dict[str, Any]) -> tuple[tuple[str, ...], list[list[Any]]]:
-    drifts = found["tensors"][:_SHOWN_DRIFTS]
-    columns = tuple(drifts[0]) if drifts else ("tensor",)
-    return columns, [[drift.get(column) for column in columns] for drift in drifts]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,15 +6,17 @@ from typing import Any
 from app import keys
 from app.db import results
 from app.db.rows import TableRow
-from app.errors import TableNondeterministic
+from app.quant.table import compute_drift, table_from_json
 from app.spec import DERIVED_METHODS
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
 from app.worker.stages.observe import find_or_observe
 
 DERIVE_STEP = "app.worker.steps.derive:derive"
-CHOOSE_STEP = "app.worker.steps.derive:choose"
-_TABLES_AGREE = 1e-5
+CHOOSE_STEP = "app.worker.steps.choose:choose"
+
+#: An amax that only one table has counts as this: JSON knows no infinity.
+_MAX_DRIFT = 1e9
 
 
 def find_or_derive(run: Run) -> TableRow:
@@ -23,10 +25,7 @@ def find_or_derive(run: Run) -> TableRow:
     key = keys.table_key(run.job)
     with run.worker.database.reading() as session:
         known = results.find_table(session, key)
-    row = known or _derive(run, key, run.job.spec.calibration.method)
-    if row.facts.get("disagreement", 0.0) > _TABLES_AGREE:
-        raise TableNondeterministic
-    return row
+    return known or _derive(run, key, run.job.spec.calibration.method)
 
 
 def _derive(run: Run, key: str, method: str) -> TableRow:
@@ -59,7 +58,17 @@ def _save_body(run: Run, key: str, method: str, body: str, extra: dict[str, Any]
         observation_key=keys.observation_key(run.job), body=body, facts=facts,
     )  # fmt: skip
     with run.worker.database.transaction() as session:
-        return results.save_table(session, row)
+        saved = results.save_table(session, row)
+        if not saved.nondeterministic:
+            return saved
+        results.note_disagreement(session, saved, _drift(run, results.tables_of_key(session, key)))
+    with run.worker.database.reading() as session:
+        return results.find_table(session, key) or saved
+
+
+def _drift(run: Run, rows: list[TableRow]) -> float:
+    tables = [table_from_json(run.worker.blobs.fetch(row.body).read_bytes()) for row in rows]
+    return min(_MAX_DRIFT, max(change for table in tables for change in compute_drift(tables[0], table).values()))
 
 
 def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRow]) -> TableRow:

@@ -21,9 +21,10 @@ def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
 
 
 def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
-    quantized = find_or_quantize(run, table)
+    # A plan for a GPU is judged by the Q/DQ model that it was built from: the same arithmetic, on this CPU.
+    tested = engine.plan if engine.backend == "onnxruntime" else find_or_quantize(run, table).body
     run.enter("judge")
-    report = run.child(STEP, _request(run, quantized.body))
+    report = run.child(STEP, _request(run, tested))
     report["method"] = table.facts.get("chosen") or table.method
     report["candidates"] = table.facts.get("candidates")
     row = ReportRow(key=keys.judge_key(run.job, engine.key), engine_id=engine.id, report=report)
@@ -33,14 +34,14 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     return row
 
 
-def _request(run: Run, quantized: str) -> dict[str, Any]:
+def _request(run: Run, tested: str) -> dict[str, Any]:
     judged = run.job.judge_dataset or run.job.dataset
     assert judged is not None
     blobs = run.worker.blobs
     calibration = run.job.dataset if run.job.judge_dataset is None else None
     return {
         "model": model_path(blobs, run.job.model, run.folder / "model"),
-        "quantized": str(blobs.fetch(quantized)),
+        "tested": str(blobs.fetch(tested)),
         "calibration": str(blobs.fetch(calibration.listing)) if calibration else None,
         "judge": dataset_files(blobs, judged),
         "spec": run.job.spec.model_dump(mode="json"),

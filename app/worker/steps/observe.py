@@ -13,8 +13,8 @@ from app.observers.onnxruntime import ObserverSpec
 from app.observers.onnxruntime import observe as observe_batches
 from app.quant.graph import find_activations, find_needed_tensors
 from app.quant.observation import observation_to_bytes
-from app.worker.steps.images import calibration_files, open_batches
 from app.spec import JobSpec
+from app.worker.steps.images import calibration_files, open_batches
 
 
 def observe(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

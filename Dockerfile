@@ -1,0 +1,20 @@
+# Enginesmith: API and CPU worker. `--build-arg EXTRAS=rtx` adds the TensorRT-RTX backend, which builds without a GPU.
+FROM python:3.12-slim AS build
+ARG EXTRAS=rtx
+WORKDIR /src
+COPY pyproject.toml README.md ./
+COPY app app
+COPY alembic alembic
+RUN python -m venv /opt/enginesmith && /opt/enginesmith/bin/pip install --no-cache-dir ".[${EXTRAS}]"
+
+FROM python:3.12-slim
+RUN useradd --create-home --uid 10001 enginesmith && mkdir /data && chown enginesmith /data
+COPY --from=build /opt/enginesmith /opt/enginesmith
+ENV PATH=/opt/enginesmith/bin:$PATH ENGINESMITH_DATA=/data
+USER enginesmith
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=10s --start-period=30s CMD \
+    python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=3)"
+# Listening beyond loopback needs ENGINESMITH_TOKENS; without it the server says so and stops.
+CMD ["enginesmith", "serve", "--host", "0.0.0.0"]

@@ -1,0 +1,5 @@
+"""`python -m app` is `enginesmith`."""
+
+from app.client.cli import main
+
+main()

@@ -1,0 +1,151 @@
+"""Engines of ONNX Runtime: a Q/DQ ONNX file that its CPU provider runs in INT8, and any other runtime reads."""
+
+import platform
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from app.engines.backend import BackendInfo, BuildRequest, BuildResult, Report
+from app.engines.cpu_int8 import fuse_for_cpu
+from app.engines.rules import ONNXRUNTIME_PRECISIONS
+from app.errors import EngineProblem, UnsupportedOption
+from app.quant.qdq import model_to_bytes
+from app.spec import ShapeProfile
+
+#: With these an engine is judged and must be run. x64quantprecision: without VNNI the default INT8 kernels saturate in
+#: 16 bits (kOrtSessionOptionsAvx2PrecisionMode); it has no effect on other CPUs.
+SESSION_OPTIONS = {"session.x64quantprecision": "1"}
+
+_NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_ERRORS_ONLY = 3
+_INT8_OPS = frozenset(["QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger"])
+#: What ONNX Runtime raises; its classes share no base but Exception.
+RUNTIME_ERRORS = (
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NoSuchFile,
+    state.NotImplemented,
+    state.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+
+_FLOAT_OPS = frozenset(["Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"])
+
+
+class OnnxRuntimeRunner:
+    """A model in an ONNX Runtime CPU session."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        first = session.get_inputs()[0]
+        self._input, self._type = first.name, _NUMPY_TYPES.get(first.type, np.float32)
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return each output by name for a batch fed to the model's first input, as float32 where it is float."""
+        values = self._session.run(self._outputs, {self._input: batch.astype(self._type, copy=False)})
+        return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
+
+
+class OnnxRuntimeBackend:
+    """See `app.engines.backend.Backend`."""
+
+    name = "onnxruntime"
+
+    def probe(self) -> BackendInfo | None:
+        return BackendInfo(self.name, onnxruntime.__version__, ONNXRUNTIME_PRECISIONS)
+
+    def build(self, request: BuildRequest, report: Report) -> BuildResult:
+        """Write the model as plan after it has loaded and run one batch. Raises UnsupportedOption, EngineProblem."""
+        if request.precision not in ONNXRUNTIME_PRECISIONS:
+            reason = f"onnxruntime engines are {' or '.join(ONNXRUNTIME_PRECISIONS)}"
+            raise UnsupportedOption(option=f"engine.precision {request.precision}", reason=reason)
+        model = onnx.load(request.model)
+        fused = fuse_for_cpu(model) if request.precision == "int8" else 0
+        report({"log": f"{fused} convolutions write INT8 directly"})
+        request.plan.write_bytes(model_to_bytes(model))
+        layers = _try(request.plan, request, model)
+        report({"log": f"loaded and ran one batch: {layers['int8']} INT8 and {layers['float']} float nodes with weights"})
+        return BuildResult(
+            {
+                "backend": self.name,
+                "version": onnxruntime.__version__,
+                "precision": request.precision,
+                "plan_bytes": request.plan.stat().st_size,
+                "compute_capability": None,
+                "platform": platform.machine(),
+                "session_options": SESSION_OPTIONS,
+                "layers": layers,
+                "kept_fp32": [],
+                "driver_floor": None,
+            }
+        )
+
+    def open(self, plan: Path, threads: int) -> OnnxRuntimeRunner:
+        """Return a runner of an ONNX file. Raises EngineProblem where ONNX Runtime refuses it."""
+        return OnnxRuntimeRunner(open_session(plan, session_options(threads)))
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Return the options for correct INT8 arithmetic on every CPU, with this many threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    for key, value in SESSION_OPTIONS.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """Return a CPU session of an ONNX file. Raises EngineProblem with ONNX Runtime's words."""
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except RUNTIME_ERRORS as error:
+        raise EngineProblem(backend="onnxruntime", reason=_words(error)) from error
+
+
+def _try(plan: Path, request: BuildRequest, model: onnx.ModelProto) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=plan.parent) as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        options = session_options(request.threads)
+        options.optimized_model_filepath = str(optimized)
+        session = open_session(plan, options)
+        layers = _count_layers(onnx.load(optimized, load_external_data=False))
+    try:
+        session.run(None, {value.name: _sample(value, request.shapes) for value in model.graph.input})
+    except RUNTIME_ERRORS as error:
+        raise EngineProblem(backend="onnxruntime", reason=f"a batch of zeros fails: {_words(error)}") from error
+    return layers
+
+
+def _sample(value: onnx.ValueInfoProto, shapes: Any) -> np.ndarray:
+    tensor = value.type.tensor_type
+    profile: ShapeProfile | None = shapes.get(value.name)
+    sizes = profile.min if profile else [d.dim_value if d.HasField("dim_value") else 1 for d in tensor.shape.dim]
+    return np.zeros(sizes, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+
+
+def _count_layers(optimized: onnx.ModelProto) -> dict[str, Any]:
+    counts = Counter(node.op_type for node in optimized.graph.node)
+    return {
+        "int8": sum(count for op, count in counts.items() if op in _INT8_OPS),
+        "float": sum(count for op, count in counts.items() if op in _FLOAT_OPS),
+        "ops": dict(sorted(counts.items())),
+    }
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+BACKEND = OnnxRuntimeBackend()

@@ -1,0 +1,39 @@
+"""The step choose: judge the tables of all methods on the same images and name the best."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from app.quant.judge import judge_rank
+from app.spec import DERIVED_METHODS, JobSpec
+from app.worker.steps.judge import judge_file
+from app.worker.steps.quantize import read_table, write_quantized
+
+_KEPT = ("agreement", "accuracy_fp32", "accuracy_int8", "mean_error", "images", "judged_on")
+
+
+def choose(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Return {"chosen": method, "candidates": {method: its figures}}: the best agreement, of ties the smaller mean error.
+
+    request: that of the step judge without "tested", and "tables": {method: path}.
+    """
+    spec = JobSpec.model_validate(request["spec"])
+    model = onnx.load(request["model"])
+    reports: dict[str, dict[str, Any]] = {}
+    for method in (name for name in DERIVED_METHODS if name in request["tables"]):
+        tested = Path(request["out"]) / f"{method}.onnx"
+        write_quantized(model, read_table(request["tables"][method]), spec.quantize, tested)
+        reports[method] = judge_file(request, tested, report)
+        report({"log": _line(method, reports[method])})
+    chosen = min(reports, key=lambda method: judge_rank(reports[method]))
+    return {
+        "chosen": chosen,
+        "candidates": {method: {name: found[name] for name in _KEPT} for method, found in reports.items()},
+    }
+
+
+def _line(method: str, report: dict[str, Any]) -> str:
+    agreement = report["agreement"]
+    return f"{method}: " + (f"agreement {agreement:.4f}" if agreement is not None else f"mean error {report['mean_error']:.6g}")
