@@ -31,7 +31,9 @@ class Stored:
 
 async def store_model(context: Context, name: str, staged: Staged) -> Stored:
     """Inspect and store a model. Raises ModelProblem and what the blob store raises."""
-    request = {"path": str(staged.path), "folder": str(staged.path.parent / "model")}
+    folder = staged.path.parent / "model"
+    folder.mkdir()
+    request = {"path": str(staged.path), "folder": str(folder)}
     facts = await _inspect_model(context, request, staged)
     return await asyncio.to_thread(_save_model, context, name, facts)
 

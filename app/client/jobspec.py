@@ -72,8 +72,13 @@ def spec_from_document(document: dict[str, Any]) -> JobSpec:
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:
-        found = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:4]]
-        raise typer.BadParameter("; ".join(each.removeprefix(": ") for each in found)) from error
+        raise typer.BadParameter("; ".join(_told(each["loc"], each["msg"]) for each in error.errors()[:4])) from error
+
+
+def _told(place: tuple[int | str, ...], message: str) -> str:
+    name = ".".join(str(part) for part in place)
+    message = message.removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
 
 
 def _put_engine(document: dict[str, Any], options: EngineOptions) -> None:

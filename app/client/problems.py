@@ -4,7 +4,8 @@ ClientProblem
 ├── ServerProblem      the server answered with a problem document
 ├── Unreachable        no answer came
 ├── LocalProblem       a file or folder on this side
-└── DownloadDamaged    bytes that do not have their digest
+├── DownloadDamaged    bytes that do not have their digest
+└── JobFailed          a job that had to succeed did not
 """
 
 from typing import Any
@@ -61,6 +62,16 @@ class DownloadDamaged(ClientProblem):
 
     def __init__(self, path: str, expected: str, actual: str) -> None:
         super().__init__(f"{path} arrived with sha256 {actual}, not {expected}; nothing was kept. Download it again.")
+
+
+class JobFailed(ClientProblem):
+    """A job failed or was cancelled where its result was needed."""
+
+    code = "job-failed"
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        said = (job.get("error") or {}).get("detail", "")
+        super().__init__(f"Job {job['id']} {job['state']}. {said}".strip())
 
 
 def problem_from_response(response: httpx.Response) -> ServerProblem:

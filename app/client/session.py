@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from app.client.client import Client
-from app.client.problems import ClientProblem, ServerProblem, Unreachable
+from app.client.problems import ClientProblem, JobFailed, ServerProblem, Unreachable
 from app.client.screen import Screen
 
 DONE, JOB_FAILED, USAGE, GATE_MISSED, CANNOT_REACH, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -36,9 +36,11 @@ def session_of(context: typer.Context) -> Session:
 
 
 def exit_code_from_problem(problem: ClientProblem) -> int:
-    """Return 4 where nobody answered, 2 for what the caller can mend, 1 for a fault of the server."""
+    """Return 4 where nobody answered, 2 for what the caller can mend, 1 for a failed job or server."""
     if isinstance(problem, Unreachable):
         return CANNOT_REACH
+    if isinstance(problem, JobFailed):
+        return JOB_FAILED
     if isinstance(problem, ServerProblem) and problem.status >= _SERVER_ERROR:
         return CANNOT_REACH if problem.status in _AWAY_STATUS else JOB_FAILED
     return USAGE

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.client.client import Client
-from app.client.problems import ClientProblem, LocalProblem
+from app.client.problems import JobFailed, LocalProblem
 from app.client.summary import accuracies_from_report
 from app.client.transport import DEFAULT_SERVER
 
@@ -46,15 +46,14 @@ class Showcase:
     out: Path
 
     def run(self, backend: str, method: str) -> Row:
-        """Run one job to its end and download its plan, table and report. Raises ClientProblem if it fails."""
+        """Run one job to its end and download its plan, table and report. Raises JobFailed."""
         began = time.monotonic()
         job = self.client.submit(job_spec(backend, method))
         if job["state"] in ("queued", "running"):
             job = self.client.wait(job["id"])
         seconds = time.monotonic() - began
         if job["state"] != "succeeded":
-            said = (job.get("error") or {}).get("detail", "")
-            raise ClientProblem(f"The job {backend} {method} {job['state']}: {said}")
+            raise JobFailed(job)
         return self._row(job, seconds)
 
     def _row(self, job: dict[str, Any], seconds: float) -> Row:

@@ -3,13 +3,14 @@
 import platform
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from app.engines.backend import BackendInfo, BuildRequest, BuildResult, Report
 from app.engines.cpu_int8 import fuse_for_cpu
@@ -25,15 +26,16 @@ SESSION_OPTIONS = {"session.x64quantprecision": "1"}
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _ERRORS_ONLY = 3
 _INT8_OPS = frozenset(["QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger"])
+_STATE = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
 #: What ONNX Runtime raises; its classes share no base but Exception.
 RUNTIME_ERRORS = (
-    state.Fail,
-    state.InvalidArgument,
-    state.InvalidGraph,
-    state.InvalidProtobuf,
-    state.NoSuchFile,
-    state.NotImplemented,
-    state.RuntimeException,
+    _STATE.Fail,
+    _STATE.InvalidArgument,
+    _STATE.InvalidGraph,
+    _STATE.InvalidProtobuf,
+    _STATE.NoSuchFile,
+    _STATE.NotImplemented,
+    _STATE.RuntimeException,
     RuntimeError,
     ValueError,
 )
@@ -106,10 +108,14 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, options: onnxruntime.SessionOptions, disabled_optimizers: Sequence[str] = ()
+) -> onnxruntime.InferenceSession:
     """Return a CPU session of an ONNX file. Raises EngineProblem with ONNX Runtime's words."""
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers)
+        )
     except RUNTIME_ERRORS as error:
         raise EngineProblem(backend="onnxruntime", reason=_words(error)) from error
 

@@ -27,7 +27,7 @@ def _check_onnxruntime(engine: EngineSpec, quantize: QuantizeSpec) -> None:
         reason = f"onnxruntime engines run on a CPU and are {' or '.join(ONNXRUNTIME_PRECISIONS)}"
         raise UnsupportedOption(option=f"engine.precision {engine.precision}", reason=reason)
     if engine.precision == "int8" and quantize.float_type == "fp16":
-        # Measured with ONNX Runtime 1.32: its optimizer loses the saturation of Q/DQ pairs in fp16.
+        # Measured with ONNX Runtime 1.32: its optimizer rounds the steps of the bias to fp16, where they underflow.
         reason = "onnxruntime computes fp16 Q/DQ models wrongly; use fp32 there"
         raise UnsupportedOption(option="quantize.float_type fp16", reason=reason)
     if engine.compute_capability:

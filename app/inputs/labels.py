@@ -9,13 +9,13 @@ LABELS_FILE = "labels.txt"
 
 
 def labels_from_listing(listing: dict[str, Any]) -> dict[str, int] | None:
-    """Return {path: class index}, or None where an image lies in no folder.
+    """Return {path: class index}, or None where an image lies in no folder, or all lie in one that is no class.
 
     The class is the last folder of the path. Folders of digits only are the index itself; else the index is the line
     of the class in labels.txt, else its place in sorted order. Raises LabelsInvalid where labels.txt lacks a folder.
     """
     classes = {file["path"]: find_class(file["path"]) for file in listing["files"]}
-    if not classes or None in classes.values():
+    if not classes or None in classes.values() or _is_one_plain_folder(classes, listing):
         return None
     index = _index_from_classes({name for name in classes.values() if name}, listing.get("labels_txt"))
     return {path: index[name] for path, name in classes.items() if name}
@@ -46,6 +46,12 @@ def _index_from_classes(classes: set[str], lines: list[str] | None) -> dict[str,
     if missing:
         raise LabelsInvalid(reason=f"it does not name {', '.join(missing[:8])}")
     return {name: index for index, name in enumerate(lines)}
+
+
+def _is_one_plain_folder(classes: dict[str, str | None], listing: dict[str, Any]) -> bool:
+    # photos/*.jpg is how people zip a folder, not a dataset of one class.
+    only = next(iter(classes.values())) or ""
+    return len(set(classes.values())) == 1 and not only.isdigit() and listing.get("labels_txt") is None
 
 
 def parse_labels(content: bytes) -> list[str]:

@@ -30,7 +30,7 @@ _SPILL_ELEMENTS = 1 << 31
 def bounds_from_extremes(extremes: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Return (minimum, maximum) of the kernels' int64[3] extremes, (inf, -inf) where nothing was seen."""
     largest, highest, lowest = (int(bits) for bits in extremes)
-    if highest < lowest:
+    if (largest, highest, lowest) == kernels.NO_EXTREMES:
         return np.inf, -np.inf
     minimum = highest if highest >= 1 << 31 else lowest
     maximum = largest if largest >= 0 else lowest
@@ -94,7 +94,7 @@ class MergeableCollector:
         rows = counts[: 2 * SIDE_BINS].reshape(2, SIDE_BINS)
         sides = [Side(int(exponent), row) for exponent, row in zip(self._exponents[region], rows, strict=True)]
         bounds = bounds_from_extremes(self._extremes[region])
-        return MergeableHistogram(int(counts.sum()), *bounds, *sides)
+        return MergeableHistogram(int(rows.sum()), *bounds, *sides)
 
     def histograms(self) -> list[MergeableHistogram]:
         """Return the histograms by region of everything counted so far."""

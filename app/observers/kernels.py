@@ -207,9 +207,9 @@ def count_tensorrt(
 ) -> int:
     """Count onto TensorRT's grid, within one batch.
 
-    `counts` is int64[R, 2 sub-histograms, 2049]: the last bin holds values of exactly the range until the batch ends, because a range
-    that doubles later in the batch must take them as if it had been doubled before. `widths` float32[R]; where it is
-    still 0 and a value is not, NEEDS_RANGE is returned.
+    `counts` is int64[R, 2 sub-histograms, 2049]: the last bin holds values of exactly the range until the batch ends,
+    because a range that doubles later in the batch must take them as if it had been doubled before. `widths` is
+    float32[R]; where it is still 0 and a value is not, NEEDS_RANGE is returned.
     """
     arena, starts, sizes, clamps = regions
     clamped = np.empty(BLOCK, np.float32)

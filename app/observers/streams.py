@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from app.errors import CalibrationProblem
 from app.observers.collectors import MergeableCollector, TensorrtCollector
 from app.observers.forward import Activations, Arena, Batch, ForwardPass
 from app.observers.regions import Regions
@@ -107,8 +108,10 @@ class TensorrtStream:
         """Count batch; see Stream."""
         if not self.images:
             self._measure(batch)
-        while not self._count(batch):
+        if not self._count(batch):
             self._measure(batch)
+            if not self._count(batch):
+                raise CalibrationProblem(reason="the model gives other values each time it runs on the same batch")
         self.images += len(batch)
 
     def _measure(self, batch: Batch) -> None:

@@ -141,7 +141,8 @@ def _evaluate(node: onnx.NodeProto, inputs: dict[str, np.ndarray], model: onnx.M
     graph = onnx.helper.make_graph([node], "constant", anything, outputs)
     single = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     try:
-        values = ReferenceEvaluator(single).run(None, inputs)
+        with np.errstate(all="ignore"):
+            values = ReferenceEvaluator(single).run(None, inputs)
     except (ValueError, IndexError, TypeError, RuntimeError, NotImplementedError):
         return None  # the node stays: the runtime that gets it says what is wrong with it
     arrays = [value for value in values if isinstance(value, np.ndarray | np.generic)]

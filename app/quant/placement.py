@@ -68,6 +68,8 @@ class _Scene:
     index: Index
     types: Types
     float_nodes: Mapping[str, str]
+    #: Tensors that no node with weights stands before.
+    first: frozenset[str]
 
     def is_activation(self, name: str) -> bool:
         known = self.types.get(name)
@@ -94,7 +96,8 @@ def plan_placement(
         reason = f"it needs timings of a GPU worker; there are {', '.join(PLACEMENTS)}"
         raise UnsupportedOption(option=f"quantize.placement {placement}", reason=reason)
     graph = model.graph
-    scene, plan = _Scene(index_graph(graph), types, float_nodes or {}), PlacementPlan()
+    scene = _Scene(index_graph(graph), types, float_nodes or {}, _find_first(graph))
+    plan = PlacementPlan()
     nodes = [node for node in graph.node if node.domain in ("", "ai.onnx")]
     for node in nodes:
         if node.op_type in WEIGHTED_OPS:
@@ -107,6 +110,18 @@ def plan_placement(
         for node in reversed(nodes):
             _plan_through(node, scene, plan)
     return plan
+
+
+def _find_first(graph: onnx.GraphProto) -> frozenset[str]:
+    first = {value.name for value in graph.input}
+    for node in graph.node:
+        if node.op_type not in WEIGHTED_OPS and first.intersection(node.input):
+            first.update(node.output)
+    behind: set[str] = set()
+    for node in graph.node:
+        if node.op_type in WEIGHTED_OPS or behind.intersection(node.input):
+            behind.update(node.output)
+    return frozenset(first - behind)
 
 
 def _plan_weighted(node: onnx.NodeProto, scene: _Scene, plan: PlacementPlan, with_products: bool) -> None:
@@ -154,8 +169,7 @@ def _why_float_convolution(node: onnx.NodeProto, scene: _Scene) -> str | None:
         return "the shape of its weights is not known"
     group = get_int(node, "group", 1)
     channels = (shape[1] * group, shape[0]) if node.op_type == "Conv" else (shape[0], shape[1] * group)
-    is_first = scene.index.producers.get(node.input[0]) is None or channels[0] <= 4
-    if min(channels) < _LEAST_CHANNELS and not is_first:
+    if min(channels) < _LEAST_CHANNELS and node.input[0] not in scene.first:
         return f"{channels[0]} to {channels[1]} channels; INT8 pays from {_LEAST_CHANNELS} on"
     return None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import onnx
@@ -14,12 +14,12 @@ from app.quant.folding import fold_constants
 from app.quant.graph import find_activations, prepare_model
 from app.quant.nodes import Namer, replace_nodes
 from app.quant.opset import FLOAT16_OPSET, raise_opset
-from app.quant.placement import PlacementPlan, plan_placement
+from app.quant.placement import PlacementPlan, WeightUse, plan_placement
 from app.quant.qdq_report import report_placement
 from app.quant.selection import find_excluded
 from app.quant.simplify import remove_unused
 from app.quant.tensor_types import infer_types
-from app.quant.weights import quantize_weight
+from app.quant.weights import WeightOptions, least_scale_from_bias, quantize_weight
 from app.spec import FloatType, QuantizeSpec
 
 
@@ -32,7 +32,7 @@ class QuantizedModel:
 
 
 def quantize_model(
-    model: onnx.ModelProto, scales: Mapping[str, float], spec: QuantizeSpec, dead: Collection[str] = ()
+    model: onnx.ModelProto, scales: Mapping[str, SupportsFloat], spec: QuantizeSpec, dead: Collection[str] = ()
 ) -> QuantizedModel:
     """Return model with Q/DQ pairs: symmetric int8, zero point 0, int8 weights per output channel, float bias.
 
@@ -49,7 +49,7 @@ def quantize_model(
         fold_constants(prepared)
     excluded = find_excluded(spec.exclude, model.graph, prepared.graph)
     types = infer_types(prepared)
-    float_nodes = _float_nodes(prepared.graph, set(dead), set(find_activations(model)))
+    float_nodes = _float_nodes(prepared, set(dead), set(find_activations(model)))
     float_nodes |= {output: f"excluded by {entry}" for output, entry in excluded.items()}
     plan = plan_placement(prepared, types, spec.placement, float_nodes)
     if not plan.reads:
@@ -75,14 +75,14 @@ def _check_options(spec: QuantizeSpec) -> None:
             raise UnsupportedOption(option=f"quantize.{option}", reason="this server cannot do it yet; leave it out")
 
 
-def _float_nodes(graph: onnx.GraphProto, dead: set[str], observed: set[str]) -> dict[str, str]:
-    made = {name for node in graph.node for name in node.output}
+def _float_nodes(prepared: onnx.ModelProto, dead: set[str], observed: set[str]) -> dict[str, str]:
+    made = set(find_activations(prepared)) - observed
     reasons: dict[str, str] = {}
-    for node in graph.node:
+    for node in prepared.graph.node:
         for name in node.input:
             if name in dead:
                 reasons[node.output[0]] = f"{name} was zero on every image"
-            elif name in made and name not in observed:
+            elif name in made:
                 reasons[node.output[0]] = f"{name} came to be when the model's opset was raised"
     return reasons
 
@@ -92,11 +92,11 @@ def _why_nothing(plan: PlacementPlan) -> str:
     return "; ".join(reasons[:4]) or "it has no Conv, ConvTranspose, Gemm or MatMul in float32"
 
 
-def _choose_scales(plan: PlacementPlan, scales: Mapping[str, float]) -> dict[str, np.float32]:
+def _choose_scales(plan: PlacementPlan, scales: Mapping[str, SupportsFloat]) -> dict[str, np.float32]:
     missing = [name for name in plan.tensors if name not in scales]
     if missing:
         raise TableIncomplete(tensors=missing)
-    chosen = {name: np.float32(scales[name]) for name in plan.tensors}
+    chosen = {name: np.float32(float(scales[name])) for name in plan.tensors}
     for name, scale in chosen.items():
         if not (np.isfinite(scale) and scale > 0):
             raise TableScaleInvalid(tensor=name, value=float(scale))
@@ -122,7 +122,6 @@ class _Writer:
         self.graph = graph
         self.float_type: FloatType = float_type
         self.namer = Namer(graph)
-        self._weights: dict[tuple[str, int | None], str] = {}
         self._arrays = {tensor.name: tensor for tensor in graph.initializer}
 
     def constant(self, wish: str, value: np.ndarray) -> str:
@@ -143,18 +142,16 @@ class _Writer:
             helper.make_node("DequantizeLinear", [quantized, *parameters], [result], name=names[1]),
         ]
 
-    def weight(self, tensor: str, axis: int | None) -> tuple[str, list[onnx.NodeProto]]:
-        if (tensor, axis) in self._weights:
-            return self._weights[tensor, axis], []
-        float_weight = numpy_helper.to_array(self._arrays[tensor])
-        weight = quantize_weight(tensor, float_weight, axis, self.float_type)
+    def weight(self, node: onnx.NodeProto, use: WeightUse, scale: np.float32) -> tuple[str, onnx.NodeProto]:
+        # A copy for each node that reads it: ONNX Runtime's optimizer fails on a quantized weight that is shared.
+        tensor, bias = use.tensor, node.input[2] if len(node.input) > 2 else ""
+        value = numpy_helper.to_array(self._arrays[bias]) if bias in self._arrays else None
+        options = WeightOptions(use.axis, least_scale_from_bias(value, float(scale)), self.float_type)
+        weight = quantize_weight(tensor, numpy_helper.to_array(self._arrays[tensor]), options)
         inputs = [self.constant(f"{tensor}_int8", weight.values), self.constant(f"{tensor}_scale", weight.scales)]
-        result = self._weights[tensor, axis] = self.namer.name(f"{tensor}_dequantized")
-        name = self.namer.name(f"{tensor}_DequantizeLinear")
-        node = helper.make_node(
-            "DequantizeLinear", [*inputs, self.zero_point(tensor, weight.scales.shape)], [result], name=name, axis=axis
-        )
-        return result, [node]
+        result, name = self.namer.name(f"{tensor}_dequantized"), self.namer.name(f"{tensor}_DequantizeLinear")
+        inputs.append(self.zero_point(tensor, weight.scales.shape))
+        return result, helper.make_node("DequantizeLinear", inputs, [result], name=name, axis=use.axis)
 
 
 def _write_pairs(graph: onnx.GraphProto, plan: PlacementPlan, scales: Mapping[str, np.float32], float_type: FloatType) -> None:
@@ -165,11 +162,12 @@ def _write_pairs(graph: onnx.GraphProto, plan: PlacementPlan, scales: Mapping[st
         written.extend(pairs[value.name][1] if value.name in pairs else [])
     for node in graph.node:
         reads = plan.reads.get(node.output[0])
+        if reads and reads.weight:
+            scale = scales[node.input[reads.activations[0]]]
+            node.input[reads.weight.position], pair = writer.weight(node, reads.weight, scale)
+            written.append(pair)
         for position in reads.activations if reads else ():
             node.input[position] = pairs[node.input[position]][0]
-        if reads and reads.weight:
-            node.input[reads.weight.position], before = writer.weight(reads.weight.tensor, reads.weight.axis)
-            written.extend(before)
         written.append(node)
         for output in node.output:
             written.extend(pairs[output][1] if output in pairs else [])

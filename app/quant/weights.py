@@ -8,8 +8,22 @@ from app.errors import QuantizeProblem
 from app.spec import FloatType
 
 _LARGEST = 127
-#: Below this, fp16 steps are coarser than 1/16 of a scale; such scales stay as they are, and their node in fp32.
-_LEAST_FLOAT16_SCALE = 2.0**-20
+#: Half of what int32 holds: room for the products beside the bias.
+_LARGEST_BIAS_STEPS = 2.0**30
+_LEAST_FLOAT16 = 2.0**-24
+_LEAST_NORMAL_FLOAT16 = 2.0**-14
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """How a weight is quantized: along `axis` (None: per tensor), its scales at least `least_scale` (float64).
+
+    With float_type fp16 every scale is a number that fp16 holds, so that storing it there changes no weight.
+    """
+
+    axis: int | None
+    least_scale: np.ndarray
+    float_type: FloatType = "fp32"
 
 
 @dataclass(frozen=True)
@@ -18,34 +32,43 @@ class QuantizedWeight:
 
     values: np.ndarray
     scales: np.ndarray
-    axis: int | None
 
 
-def quantize_weight(name: str, weight: np.ndarray, axis: int | None, float_type: FloatType) -> QuantizedWeight:
+def quantize_weight(name: str, weight: np.ndarray, options: WeightOptions) -> QuantizedWeight:
     """Return weight (float32) as int8: value = clip(round(w / scale), -127, 127), scale = max|w| / 127 per channel.
 
-    Rounds half to even, as runtimes do. A channel of zeros gets scale 1. With float_type fp16 scales are rounded to
-    fp16 first, so that storing them there changes no weight. Raises QuantizeProblem for NaN or infinity.
+    Rounds half to even, as runtimes do. A channel of zeros gets scale 1. Raises QuantizeProblem for NaN or infinity.
     """
     if not np.isfinite(weight).all():
         raise QuantizeProblem(reason=f"weight {name} holds NaN or infinity; export a healthy checkpoint")
+    axis = options.axis
     others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
     amax = np.abs(weight).max(axis=others, initial=0.0).astype(np.float64)
-    scales = scale_from_weight_amax(amax)
-    if float_type == "fp16":
-        scales = _rounded_to_float16(scales)
+    scales = _scale_from_weight_amax(amax, options)
     spread = scales if axis is None else scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
     values = np.clip(np.rint(weight / spread.astype(np.float64)), -_LARGEST, _LARGEST).astype(np.int8)
-    return QuantizedWeight(values, scales, axis)
+    return QuantizedWeight(values, scales)
 
 
-def scale_from_weight_amax(amax: np.ndarray) -> np.ndarray:
-    """Return float32 scales = amax / 127; zeros become 1 and nothing is denormal, which GPUs flush to zero."""
-    scales = np.where(amax > 0, amax / _LARGEST, 1.0)
-    return np.maximum(scales, np.finfo(np.float32).tiny).astype(np.float32)
+def least_scale_from_bias(bias: np.ndarray | None, activation_scale: float) -> np.ndarray:
+    """Return |bias| / (activation scale * 2^30): with smaller weight scales the bias would not fit into int32.
+
+    ONNX Runtime stores it as int32 in steps of activation scale * weight scale, and saturates. Channels whose weights
+    are nearly zero beside their bias get there; the coarser scale costs them less than 1e-7 of the bias a weight.
+    """
+    return np.zeros(()) if bias is None else np.abs(bias.astype(np.float64)) / (activation_scale * _LARGEST_BIAS_STEPS)
 
 
-def _rounded_to_float16(scales: np.ndarray) -> np.ndarray:
-    fits = (scales >= _LEAST_FLOAT16_SCALE) & (scales <= np.finfo(np.float16).max)
-    rounded = np.clip(scales, _LEAST_FLOAT16_SCALE, np.finfo(np.float16).max).astype(np.float16).astype(np.float32)
-    return np.where(fits, rounded, scales).astype(np.float32)
+def _scale_from_weight_amax(amax: np.ndarray, options: WeightOptions) -> np.ndarray:
+    least = options.least_scale
+    floor = least if least.shape == amax.shape else np.full(amax.shape, least.max(initial=0.0))
+    # Nothing denormal: GPUs flush it to zero.
+    scales = np.maximum(np.where(amax > 0, np.maximum(amax / _LARGEST, floor), 1.0), np.finfo(np.float32).tiny)
+    return (_float16_scales(scales) if options.float_type == "fp16" else scales).astype(np.float32)
+
+
+def _float16_scales(scales: np.ndarray) -> np.ndarray:
+    # An fp16 weight has steps of 2^-24 as well. Where steps are coarse, rounding down would cut the largest weights.
+    coarse = np.ceil(scales / _LEAST_FLOAT16) * _LEAST_FLOAT16
+    fine = np.clip(scales, 0, float(np.finfo(np.float16).max)).astype(np.float16).astype(np.float64)
+    return np.where(scales < _LEAST_NORMAL_FLOAT16, coarse, fine)

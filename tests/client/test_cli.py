@@ -1,6 +1,7 @@
 """The command line without a server: what it understands, what it says, and how it exits."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from app.client.cli import globals_first, run_command
 from app.client.options import grouped
-from app.client.problems import ClientProblem, ServerProblem, Unreachable
+from app.client.problems import ClientProblem, JobFailed, ServerProblem, Unreachable
 from app.client.session import exit_code_from_job, exit_code_from_problem
 from tests.client.scripted import answer, scripted_server
 
@@ -117,6 +118,7 @@ def test_global_options_may_stand_anywhere(arguments: list[str], ordered: list[s
         (ServerProblem({}, 422), 2),
         (ServerProblem({}, 401), 2),
         (ClientProblem("x"), 2),
+        (JobFailed({"id": "job_1", "state": "cancelled", "error": None}), 1),
     ],
 )
 def test_exit_codes_of_problems(problem: ClientProblem, code: int) -> None:
@@ -142,6 +144,29 @@ def test_starting_imports_nothing_heavy() -> None:
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_data_folder_that_cannot_be_is_said_in_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    ended = run_process(command, "--data", str(tmp_path / "file"))
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "File exists" in ended.stderr
+
+
+def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run_process("serve", "--data", str(tmp_path), "--port", str(port), "--no-worker")
+    assert ended.returncode == 2
+    assert f"port {port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def run_process(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "app", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60, check=False)
 
 
 def test_groups_keep_plain_functions_plain() -> None:

@@ -84,7 +84,7 @@ def run_zoo(path, images):
     The runtime rounds differently where a padded tensor is fetched, for it cannot fuse the Pad then.
     """
     values = run_all(path, images, _FETCHED)
-    pads = ((0, 0), (0, 0), (1, 1), (1, 1))
+    pads = np.array([[0, 0], [0, 0], [1, 1], [1, 1]])
     values["x"] = images
     values["padded"] = np.pad(images if images.shape[1] == 3 else images.transpose(0, 3, 1, 2), pads)
     values["r1"] = np.maximum(values["c1"], 0)

@@ -171,6 +171,16 @@ def old_net() -> onnx.ModelProto:
     return model
 
 
+def silu_net() -> onnx.ModelProto:
+    """SiLU behind every convolution, Add and Concat of activated branches, a ConvTranspose with groups."""
+    net = Net(["N", 3, 16, 16])
+    net.node("Mul", [net.conv("input", "c1", 3, 32), net.node("Sigmoid", ["c1"], "g1")], "s1")
+    net.node("Mul", [net.conv("s1", "c2", 32, 32), net.node("Sigmoid", ["c2"], "g2")], "s2")
+    net.node("Concat", [net.node("Add", ["s1", "s2"], "sum"), "s1"], "joined", axis=1)
+    net.node("ConvTranspose", ["joined", net.weight("up.weight", 64, 16, 2, 2)], "output", group=2, strides=[2, 2])
+    return net.model({"output": ["N", 32, 32, 32]})
+
+
 NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "resnet": resnet,
     "concat": concat_net,
@@ -180,6 +190,7 @@ NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "nhwc": nhwc_net,
     "hidden-weights": hidden_weights_net,
     "old": old_net,
+    "silu": silu_net,
     "resnet-13": lambda: resnet(13),
     "resnet-24": lambda: resnet(24),
 }

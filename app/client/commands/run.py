@@ -1,5 +1,7 @@
 """serve and worker: options in, settings out; the server itself is imported only when it is to run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +10,8 @@ import typer
 from pydantic import ValidationError
 
 from app.client.options import grouped
+from app.client.problems import LocalProblem
+from app.errors import Problem
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -40,7 +44,8 @@ def serve(options: ServeOptions) -> None:
     settings = _settings(asdict(options))
     from app.main import serve as run_server
 
-    raise typer.Exit(run_server(settings))
+    with _telling(f"serve on {settings.host} port {settings.port} with data in {settings.data}"):
+        raise typer.Exit(run_server(settings))
 
 
 @grouped
@@ -49,7 +54,20 @@ def worker(options: WorkerOptions) -> None:
     settings = _settings(asdict(options))
     from app.main import work
 
-    raise typer.Exit(work(settings))
+    with _telling(f"work with data in {settings.data}"):
+        raise typer.Exit(work(settings))
+
+
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    # a port in use, a folder that cannot be written, a store that does not answer
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise LocalProblem(f"Cannot {what}: {error.strerror or error}{where}.") from error
+    except Problem as problem:
+        raise LocalProblem(f"Cannot {what}: {problem.detail}") from problem
 
 
 def _settings(options: dict[str, Any]) -> "Settings":
@@ -61,4 +79,5 @@ def _settings(options: dict[str, Any]) -> "Settings":
     except ValidationError as error:
         found = error.errors()[0]
         name = ".".join(str(part) for part in found["loc"])
-        raise typer.BadParameter(f"{name}: {found['msg']}" if name else found["msg"]) from error
+        said = found["msg"].removeprefix("Value error, ")
+        raise typer.BadParameter(f"{name}: {said}" if name else said) from error

@@ -1,10 +1,12 @@
 """enginesmith table ...: the calibration tables that are kept."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from app.client.options import grouped
 from app.client.problems import LocalProblem
 from app.client.session import session_of
 
@@ -13,6 +15,26 @@ tables = typer.Typer(no_args_is_help=True, help="Calibration tables: show, list,
 TableArgument = Annotated[str, typer.Argument(metavar="TABLE", help="Id of a table.")]
 Format = Literal["trt", "json", "ort"]
 _SHOWN_DRIFTS = 40
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """In which form a table is written, and where."""
+
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it there, not to stdout.")] = None
+    form: Annotated[Format, typer.Option("--format", help="trt is TensorRT's cache text.")] = "trt"
+    trt_version: Annotated[str, typer.Option(help="Version in the cache's header; TensorRT accepts newer ones.")] = "10.6.0"
+    algorithm: Annotated[str, typer.Option(help="Must be the calibrator's that reads it.")] = "EntropyCalibration2"
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What is imported, and how strictly."""
+
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="TensorRT cache, or a table as JSON.")]
+    model: Annotated[str, typer.Option(help="Name or id of the model that it belongs to.")]
+    min_coverage: Annotated[float | None, typer.Option(help="Refuse it below this share of matched tensors.")] = None
+    fill: Annotated[str | None, typer.Option(help="What happens to tensors that it lacks.")] = None
 
 
 @tables.command("list")
@@ -39,25 +61,20 @@ def show(context: typer.Context, table: TableArgument) -> None:
 
 
 @tables.command()
-def export(
-    context: typer.Context,
-    table: TableArgument,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it there, not to stdout.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="trt is TensorRT's cache text.")] = "trt",
-    trt_version: Annotated[str, typer.Option(help="Version in the cache's header; TensorRT accepts newer ones.")] = "10.6.0",
-    algorithm: Annotated[str, typer.Option(help="Must be the calibrator's that reads it.")] = "EntropyCalibration2",
-) -> None:
+@grouped
+def export(context: typer.Context, table: TableArgument, wanted: ExportOptions) -> None:
     """Write a table as a TensorRT cache, JSON or ONNX Runtime table."""
-    session = session_of(context)
-    if form == "ort" and output is None:
+    if wanted.form == "ort" and wanted.output is None:
         raise typer.BadParameter("ort is a binary format; say where it goes with -o", param_hint="--format")
-    options = {"format": form, "trt_version": trt_version, "algorithm": algorithm}
+    session = session_of(context)
+    options = {"format": wanted.form, "trt_version": wanted.trt_version, "algorithm": wanted.algorithm}
     with session.client() as client:
         content = client.export(table, options)
-    if output is not None:
-        _write(output, content)
-        session.screen.result({"table_id": table, "path": str(output), "bytes": len(content)}, [str(output)])
-    elif session.screen.json_output and form == "trt":
+    if wanted.output is not None:
+        _write(wanted.output, content)
+        document = {"table_id": table, "path": str(wanted.output), "bytes": len(content)}
+        session.screen.result(document, [str(wanted.output)])
+    elif session.screen.json_output and wanted.form == "trt":
         session.screen.result({"table_id": table, "text": content.decode()})
     else:
         session.screen.file(content)
@@ -75,17 +92,13 @@ def diff(context: typer.Context, a: TableArgument, b: TableArgument) -> None:
 
 
 @tables.command("import")
-def import_table(
-    context: typer.Context,
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="TensorRT cache, or a table as JSON.")],
-    model: Annotated[str, typer.Option(help="Name or id of the model that it belongs to.")],
-    min_coverage: Annotated[float | None, typer.Option(help="Refuse it below this share of matched tensors.")] = None,
-    fill: Annotated[str | None, typer.Option(help="What happens to tensors that it lacks.")] = None,
-) -> None:
+@grouped
+def import_table(context: typer.Context, wanted: ImportOptions) -> None:
     """Store a TensorRT cache as a table of origin `imported`."""
     session = session_of(context)
+    options = {"model": wanted.model, "min_coverage": wanted.min_coverage, "fill": wanted.fill}
     with session.client() as client:
-        found = client.import_table(path, {"model": model, "min_coverage": min_coverage, "fill": fill})
+        found = client.import_table(wanted.path, options)
     counts = ", ".join(f"{found[name]} {name}" for name in ("matched", "constants", "unknown", "missing"))
     session.screen.result(found, [f"table {found['id']}", counts])
 
