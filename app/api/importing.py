@@ -34,7 +34,7 @@ async def import_table(context: Context, reference: str, staged: Staged, min_cov
         answer = await run_child(call)
     details = answer["details"]
     if answer["needed"] and answer["covered"] / answer["needed"] < min_coverage:
-        raise TableCoverage(matched=answer["covered"], needed=answer["needed"], minimum=min_coverage, **details)
+        raise TableCoverage(matched=answer["covered"], needed=answer["needed"], minimum=min_coverage, details=details)
     table = await asyncio.to_thread(_save, context, row, folder / "table.json", answer)
     counts = {name: len(details[name]) for name in ("matched", "constants", "internal", "unknown", "missing")}
     return {"id": table.id, "origin": "imported", **counts, "details": details}

@@ -82,4 +82,6 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
 def _plain(fact: Any) -> Any:
     if isinstance(fact, (list, tuple)):
         return [_plain(item) for item in fact[:100]]
+    if isinstance(fact, dict):
+        return {printable(name): _plain(value) for name, value in list(fact.items())[:100]}
     return fact if isinstance(fact, (int, float, bool)) or fact is None else printable(fact)

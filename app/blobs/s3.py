@@ -38,9 +38,7 @@ class S3Blobs:
     def read(self, digest: str, start: int, end: int) -> Iterator[bytes]:
         while start < end:
             with _raising_problems(digest):
-                chunk = bytes(
-                    obstore.get_range(self._store, _key(digest), start=start, end=min(start + 8 * CHUNK_BYTES, end))
-                )
+                chunk = bytes(obstore.get_range(self._store, _key(digest), start=start, end=min(start + 8 * CHUNK_BYTES, end)))
             start += len(chunk)
             yield chunk
 

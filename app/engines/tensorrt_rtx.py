@@ -14,7 +14,6 @@ from app.quant.float16 import float16_from_model
 from app.quant.qdq import model_to_bytes
 
 #: Release notes of TensorRT-RTX 1.7 (CUDA 13).
-_DRIVER_FLOOR = "580"
 _ERRORS_SHOWN = 6
 _HARMLESS = ("CUDA initialization failure", "cudaDriver", "CUDA driver", "cuInit", "no CUDA-capable device")
 
@@ -52,7 +51,7 @@ class TensorRtRtxBackend:
                 "session_options": {},
                 "layers": None,
                 "kept_fp32": kept,
-                "driver_floor": _DRIVER_FLOOR,
+                "driver_floor": None,
             }
         )
 

@@ -15,7 +15,7 @@ from app.jobs.resolve import live_fleet, resolve_job
 from app.quant.judge import check_gate
 from app.resolved import ResolvedJob
 from app.spec import JobSpec
-from app.worker.warnings import warnings_from_report
+from app.worker.warnings import job_warnings
 
 log = structlog.get_logger()
 
@@ -79,10 +79,10 @@ def _answer(row: JobRow, job: ResolvedJob, hits: Hits) -> None:
     row.state, row.ended_at = "succeeded", row.created_at
     row.table_id = hits.table.id if hits.table else None
     row.engine_id = hits.engine.id if hits.engine else None
+    row.warnings = job_warnings(hits.table.facts if hits.table else {}, hits.report.report if hits.report else None)
     if hits.report is None:
         return
     row.report_key = hits.report.key
-    row.warnings = warnings_from_report(hits.report.report, hits.table.facts if hits.table else {})
     try:
         if job.spec.judge.gate:
             check_gate(hits.report.report, job.spec.judge.gate)

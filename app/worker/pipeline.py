@@ -12,7 +12,7 @@ from app.worker.context import JobLost, Run, Worker, WorkerStopping
 from app.worker.stages.build import find_or_build
 from app.worker.stages.derive import find_or_derive
 from app.worker.stages.judge import find_or_judge
-from app.worker.warnings import warnings_from_report
+from app.worker.warnings import job_warnings
 
 log = structlog.get_logger()
 
@@ -20,7 +20,8 @@ log = structlog.get_logger()
 def carry_out(run: Run) -> None:
     """Run the job's stages in order, noting each result on its row as it comes. Raises what a stage raises."""
     table = find_or_derive(run) if run.job.spec.calibration else None
-    run.change(table_id=table.id if table else None)
+    if table is not None:
+        run.change(table_id=table.id, warnings=job_warnings(table.facts, None))
     if run.job.spec.engine is None:
         return
     engine = find_or_build(run, table if run.job.spec.is_quantized else None)
@@ -60,7 +61,7 @@ def start(worker: Worker, job_id: str) -> JobRow | None:
 
 
 def _pass_gate(run: Run, report: ReportRow, table: TableRow) -> None:
-    run.change(report_key=report.key, warnings=warnings_from_report(report.report, table.facts))
+    run.change(report_key=report.key, warnings=job_warnings(table.facts, report.report))
     gate = run.job.spec.judge.gate
     if gate is not None:
         check_gate(report.report, gate)

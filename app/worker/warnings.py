@@ -1,13 +1,14 @@
-"""What a report and a table mean for a job: warnings."""
+"""What a table and a report mean for a job: warnings."""
 
 from typing import Any
 
 
-def warnings_from_report(report: dict[str, Any], table_facts: dict[str, Any]) -> list[str]:
+def job_warnings(table_facts: dict[str, Any], report: dict[str, Any] | None) -> list[str]:
     """Return the codes of what a user should look at, those of the report first."""
+    judged = report or {}
     found = {
-        "judged_on_calibration": report.get("judged_on") == "calibration",
+        "judged_on_calibration": judged.get("judged_on") == "calibration",
         "dead_tensors": bool(table_facts.get("dead")),
         "images_skipped": bool(table_facts.get("skipped")),
     }
-    return [*report.get("warnings", []), *(name for name, is_so in found.items() if is_so)]
+    return [*judged.get("warnings", []), *(name for name, is_so in found.items() if is_so)]

@@ -17,6 +17,8 @@ CHOOSE_STEP = "app.worker.steps.choose:choose"
 
 #: An amax that only one table has counts as this: JSON knows no infinity.
 _MAX_DRIFT = 1e9
+#: Of what the step derive answers, a table keeps these.
+_TOLD = ("tensors", "dead", "skipped")
 
 
 def find_or_derive(run: Run) -> TableRow:
@@ -39,7 +41,7 @@ def _derive(run: Run, key: str, method: str) -> TableRow:
         "spec": run.job.spec.model_dump(mode="json"),
         "out": str(folder),
     }
-    answer = run.child(DERIVE_STEP, request)
+    answer = run.child(DERIVE_STEP, request) | {"skipped": observation.report["skipped"]}
     rows = {name: _save(run, keys.derived_table_key(run.job, name), name, folder / name, answer) for name in answer["methods"]}
     row = _choose(run, key, request, rows) if method == "auto" else rows[method]
     run.fail_point("after")
@@ -47,7 +49,7 @@ def _derive(run: Run, key: str, method: str) -> TableRow:
 
 
 def _save(run: Run, key: str, method: str, path: Path, answer: dict[str, Any]) -> TableRow:
-    return _save_body(run, key, method, run.keep(path), {"tensors": answer["tensors"], "dead": answer["dead"]})
+    return _save_body(run, key, method, run.keep(path), {name: answer[name] for name in _TOLD})
 
 
 def _save_body(run: Run, key: str, method: str, body: str, extra: dict[str, Any]) -> TableRow:
@@ -87,7 +89,7 @@ def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRo
     answer = run.child(CHOOSE_STEP, request)
     chosen = rows[answer["chosen"]]
     run.say(f"auto: {answer['chosen']} agrees best")
-    extra = {name: chosen.facts[name] for name in ("tensors", "dead")} | answer
+    extra = {name: chosen.facts[name] for name in _TOLD} | answer
     return _save_body(run, key, "auto", chosen.body, extra)
 
 

@@ -37,7 +37,7 @@ def observe(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
         raise _named(problem, batches) from problem
     Path(request["out"]).write_bytes(observation_to_bytes(observation))
     seconds = round(time.monotonic() - began, 3)
-    return {"images": observation.images, "skipped": batches.skipped, "tensors": len(tensors), "seconds": seconds}
+    return {"images": observation.images, "skipped": batches.skipped[:100], "tensors": len(tensors), "seconds": seconds}
 
 
 def _tensors(model_path: Path, wanted: str) -> list[str]:
