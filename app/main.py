@@ -181,7 +181,7 @@ class Supervisor(threading.Thread):
 
     def _start(self) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C reaches the server alone, which then stops the worker in order.
-        command = [sys.executable, "-m", "app.main", "work", str(os.getpid())]
+        command = [sys.executable, "-P", "-m", "app.main", "work", str(os.getpid())]
         return subprocess.Popen(command, env=self._settings.worker_environment(), start_new_session=True)
 
 

@@ -89,6 +89,20 @@ class Settings(BaseSettings):
             raise ValueError("a token has at least 16 characters; `openssl rand -hex 32` makes a good one")
         return self
 
+    @field_validator("database_url", "jobs_url")
+    @classmethod
+    def _known_database(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
+            raise ValueError("a database URL starts with postgresql:// or sqlite:///")
+        return value
+
+    @field_validator("blob_url")
+    @classmethod
+    def _known_store(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("file:///", "s3://")):
+            raise ValueError("a blob URL starts with file:/// or s3://")
+        return value
+
     @property
     def is_loopback(self) -> bool:
         return self.host in LOOPBACK
@@ -125,4 +139,5 @@ class Settings(BaseSettings):
         own |= {"ENGINESMITH_INPUT_LIMITS": self.input_limits.model_dump_json()}
         own |= {"ENGINESMITH_STEP_LIMITS": self.step_limits.model_dump_json()}
         inherited = {name: value for name, value in os.environ.items() if name != "ENGINESMITH_TOKENS"}
-        return inherited | own
+        # `-P` keeps the folder where the server was started off the path, so the worker is told where it is installed.
+        return inherited | own | {"PYTHONPATH": str(Path(__file__).parent.parent)}

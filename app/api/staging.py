@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import shutil
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,8 @@ from app.settings import Settings
 
 #: Written and hashed in one go, in a thread.
 _CHUNK_BYTES = 4 << 20
+#: A body that comes more slowly than this, over more than the idle time, only holds a place.
+_SLOWEST_BYTES_PER_SECOND = 1024
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,23 @@ async def stage_body(request: Request, settings: Settings, folder: Path) -> Stag
 
 
 async def read_chunks(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
-    """Yield the body in pieces of about 4 MiB. Raises RequestTimeout when it stands still."""
+    """Yield the body in pieces of about 4 MiB. Raises RequestTimeout when it stands still or crawls."""
     waiting = bytearray()
+    began, received = time.monotonic(), 0
     stream = request.stream().__aiter__()
     while True:
         try:
             async with asyncio.timeout(idle_seconds):
-                waiting += await anext(stream)
+                chunk = await anext(stream)
         except StopAsyncIteration:
             break
         except TimeoutError as error:
             raise RequestTimeout(seconds=int(idle_seconds)) from error
+        waiting += chunk
+        received += len(chunk)
+        elapsed = time.monotonic() - began
+        if elapsed > idle_seconds and received < elapsed * _SLOWEST_BYTES_PER_SECOND:
+            raise RequestTimeout(seconds=int(elapsed))
         if len(waiting) >= _CHUNK_BYTES:
             yield bytes(waiting)
             waiting.clear()

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,11 +33,11 @@ def running_server(data: Path) -> Iterator[str]:
     data.mkdir(parents=True, exist_ok=True)
     log = data / "server.log"
     # -P: a folder called `app` where the user stands is not ours
-    command = [sys.executable, "-P", "-m", "app.client.embedded", str(os.getpid()), str(data.absolute())]
+    command = [sys.executable, "-P", "-m", "app.client.embedded", str(data.absolute())]
     with log.open("wb") as output:
         # a session of its own: Ctrl-C comes to us alone, and we stop the server in order
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=child_environment(), start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=child_environment(), start_new_session=True
         )
     try:
         yield _await_ready(process, log)
@@ -71,9 +72,8 @@ def _start_problem(what: str, log: Path) -> ClientProblem:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGTERM)
+    assert process.stdin is not None
+    process.stdin.close()
     try:
         process.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -81,14 +81,19 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _serve(parent: str, data: str) -> int:
-    from app.child.sandbox import die_with_parent
+def _serve(data: str) -> int:
+    threading.Thread(target=_end_with_starter, daemon=True).start()
     from app.main import serve
     from app.settings import Settings
 
-    die_with_parent(int(parent))
     return serve(Settings(data=Path(data), host="127.0.0.1", port=0))
 
 
+def _end_with_starter() -> None:
+    # stdin ends when the starter closes it, and when it is killed too
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
-    sys.exit(_serve(*sys.argv[1:]))
+    sys.exit(_serve(sys.argv[1]))

@@ -40,7 +40,7 @@ class EngineOptions:
     ] = None
     float_type: Annotated[FloatType | None, typer.Option(help="What stays float is computed in this.")] = None
     placement: Annotated[Placement | None, typer.Option(help="Where Q/DQ pairs go.")] = None
-    exclude: Annotated[list[str] | None, typer.Option(help="Node that stays float, or auto; may be repeated.")] = None
+    exclude: Annotated[list[str] | None, typer.Option(help="Node, tensor or pattern that stays float; may be repeated.")] = None
     judge: Annotated[str | None, typer.Option(help="Dataset to compare FP32 and INT8 on: name, id, or a path to push.")] = None
     judge_images: Annotated[int | None, typer.Option(help="Compare on so many of them.")] = None
     min_agreement: Annotated[float | None, typer.Option(help="Gate: top-1 agreement with FP32, 0 to 1.")] = None

@@ -35,6 +35,8 @@ def add_job(session: Session, row: JobRow) -> tuple[JobRow, bool]:
         with session.begin_nested():
             session.add(row)
         add_event(session, row.id, "stage", {"state": row.state, "stage": None})
+        if row.state not in LIVE_STATES:  # all was known: it ended as it came
+            add_event(session, row.id, "done", {"state": row.state, "error": row.error})
         return row, False
     except IntegrityError:
         live = session.scalar(sa.select(JobRow).where(JobRow.key == row.key, JobRow.state.in_(LIVE_STATES)))

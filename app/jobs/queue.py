@@ -23,7 +23,7 @@ class JsonSerializer(Serializer):
     def serialize(self, data: Any) -> str:
         return json.dumps(data, default=str)
 
-    def deserialize(cls, serialized_data: str) -> Any:  # noqa: N805 (named so by DBOS)
+    def deserialize(self, serialized_data: str) -> Any:
         return json.loads(serialized_data)
 
     def name(self) -> str:
