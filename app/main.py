@@ -100,10 +100,9 @@ def _prepare(settings: Settings) -> None:
 
 
 def _sweep_temporary(settings: Settings) -> None:
-    """Remove what uploads and jobs of an earlier run left behind when they were killed."""
-    for folder in settings.temporary_folder.iterdir():
-        if folder.name.startswith(("upload-", "job_")):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove what uploads left behind when an earlier run was killed; job files are their worker's matter."""
+    for folder in settings.temporary_folder.glob("upload-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _blobs(settings: Settings) -> BlobStore:

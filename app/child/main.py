@@ -10,6 +10,8 @@ from typing import Any
 from app.child import sandbox
 from app.errors import ModelInspectionLimit, Problem
 
+Step = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
+
 
 def main() -> None:
     """Run the call that stands on stdin."""
@@ -24,17 +26,23 @@ def main() -> None:
 
 def _answer(call: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     try:
-        return {"result": _function(call["target"])(call["request"], say)}
+        return {"result": find_function(call["target"])(call["request"], say)}
     except Problem as problem:
         return {"problem": problem.to_json()}
     except (MemoryError, RecursionError):
         return {"problem": ModelInspectionLimit().to_json()}
 
 
-def _function(target: str) -> Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]:
-    module, _, name = target.partition(":")
-    if not module.startswith("app."):
+def find_function(target: str) -> Step:
+    """Return the function "app.room.module:name". Raises Problem for any other module."""
+    if not target.startswith("app."):
         raise Problem(reason=f"no child runs {target}")
+    return import_function(target)
+
+
+def import_function(target: str) -> Step:
+    """Return the function "module:name"."""
+    module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
 
 

@@ -18,6 +18,7 @@ from app.settings import child_environment
 _MAX_LINE_BYTES = 64 << 20
 _MAX_STDERR_BYTES = 64 << 10
 _WATCH_SECONDS = 0.5
+CHILD_MODULE = ["-m", "app.child.main"]
 
 Report = Callable[[dict[str, Any]], None]
 Watch = Callable[[], None]
@@ -48,7 +49,7 @@ async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ign
     that died.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "app.child.main", str(os.getpid()),
+        sys.executable, "-P", *CHILD_MODULE, str(os.getpid()),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env=child_environment(), cwd=call.folder, start_new_session=True, limit=_MAX_LINE_BYTES,
     )  # fmt: skip

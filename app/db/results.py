@@ -41,6 +41,12 @@ def find_table(session: Session, key: str) -> TableRow | None:
     return row
 
 
+def find_imported_table(session: Session, model_id: str) -> TableRow | None:
+    """Return the table that was imported last for a model."""
+    imported = sa.select(TableRow).where(TableRow.model_id == model_id, TableRow.origin == "imported")
+    return session.scalar(imported.order_by(TableRow.created_at.desc(), TableRow.id).limit(1))
+
+
 def note_disagreement(session: Session, row: TableRow, drift: float) -> None:
     """Write on every table of this key by how much the bodies differ, as a fraction."""
     for other in session.scalars(sa.select(TableRow).where(TableRow.key == row.key, TableRow.origin == row.origin)):

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import socket
 import threading
 from typing import Any
@@ -13,7 +14,7 @@ from dbos import DBOS
 from app.db import workers
 from app.db.rows import WorkerRow
 from app.errors import Problem
-from app.worker.context import Worker
+from app.worker.context import Worker, worker_folder
 
 log = structlog.get_logger()
 
@@ -73,6 +74,7 @@ class Heartbeat(threading.Thread):
             known = workers.list_workers(session)
         dead = [row.id for row, age in known if age > self._worker.settings.dead_after_seconds or _is_gone(row.facts)]
         for worker_id in dead:
+            shutil.rmtree(worker_folder(self._worker.settings, worker_id), ignore_errors=True)
             with self._worker.database.transaction() as session:
                 workers.remove_worker(session, worker_id)
         self._recover({row.id for row, _ in known} - set(dead))

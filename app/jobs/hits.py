@@ -10,6 +10,7 @@ from app.db import results
 from app.db.database import Session
 from app.db.rows import EngineRow, ObservationRow, ReportRow, TableRow
 from app.resolved import ResolvedJob
+from app.worker.stages.derive import find_job_table
 
 #: Facts of an observation in the order in which they are named as the reason of a miss.
 _REASONS = ("preprocess", "grid", "batch_size", "max_images", "converge", "observe", "bad_images", "observer", "decoder")
@@ -47,7 +48,7 @@ def find_hits(session: Session, blobs: BlobStore, job: ResolvedJob) -> Hits:
     observation = table = None
     if job.spec.calibration is not None:
         observation = results.find_by_key(session, ObservationRow, keys.observation_key(job))
-        table = results.find_table(session, keys.table_key(job))
+        table = find_job_table(session, job)
     engine = _find_engine(session, job, table)
     is_judged = engine is not None and job.is_judged
     report = results.find_by_key(session, ReportRow, keys.judge_key(job, engine.key)) if engine and is_judged else None

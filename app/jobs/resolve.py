@@ -11,6 +11,7 @@ from app.engines.rules import check_engine_spec
 from app.errors import DatasetTooSmall, SpecProblem, UnsupportedOption, WorkerUnavailable
 from app.inputs.preprocess import resolve_preprocess, resolve_shapes
 from app.resolved import ResolvedDataset, ResolvedJob, ResolvedModel, StoredFile, Tools
+from app.settings import Settings
 from app.spec import EngineSpec, JobSpec
 
 #: `engine.backend` left out takes the first of these that a live worker has.
@@ -20,9 +21,10 @@ _QUEUES = {"onnxruntime": "cpu", "tensorrt-rtx": "rtx"}
 
 @dataclass(frozen=True)
 class Fleet:
-    """The live workers, newest first."""
+    """The live workers, newest first; `is_starting`: the server's own worker is on its way."""
 
     workers: tuple[WorkerRow, ...]
+    is_starting: bool = False
 
     @property
     def queues(self) -> set[str]:
@@ -44,10 +46,11 @@ class Fleet:
         return installed_tools()
 
 
-def live_fleet(session: Session, dead_after_seconds: float) -> Fleet:
+def live_fleet(session: Session, settings: Settings) -> Fleet:
     """Return the workers whose heartbeat is young enough."""
-    alive = [row for row, age in workers.list_workers(session) if age < dead_after_seconds]
-    return Fleet(tuple(sorted(alive, key=lambda row: row.started_at, reverse=True)))
+    alive = [row for row, age in workers.list_workers(session) if age < settings.dead_after_seconds and row.queues]
+    newest_first = sorted(alive, key=lambda row: row.started_at, reverse=True)
+    return Fleet(tuple(newest_first), is_starting=settings.worker and not alive)
 
 
 def installed_tools() -> Tools:
@@ -128,7 +131,7 @@ def _queue(spec: JobSpec, fleet: Fleet) -> str:
     backend = spec.engine.backend if spec.engine else "onnxruntime"
     assert backend is not None
     queue = fleet.find_queue(backend)
-    if queue is None and not spec.wait_for_worker_seconds:
+    if queue is None and not spec.wait_for_worker_seconds and not fleet.is_starting:
         raise WorkerUnavailable(capability=backend, live=sorted(fleet.queues) or "nothing")
     return queue or _QUEUES.get(backend, "trt")
 

@@ -1,5 +1,6 @@
 """The workflow: one durable function, whose stages find what was saved before a crash."""
 
+import shutil
 import signal
 import threading
 from types import FrameType
@@ -11,7 +12,7 @@ from app.db.jobs import Fence
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.queue import APPLICATION, APPLICATION_VERSION, WORKFLOW, JsonSerializer
 from app.resolved import ResolvedJob
-from app.worker.context import Run, Worker, job_folder
+from app.worker.context import Run, Worker, job_folder, worker_folder
 from app.worker.pipeline import finish, start
 
 log = structlog.get_logger()
@@ -31,7 +32,7 @@ def carry_out_job(job_id: str) -> None:
     job = ResolvedJob.model_validate(row.resolved)
     backend = job.spec.engine.backend if job.spec.engine else None
     job = job.model_copy(update={"tools": worker.tools_for(backend)})
-    with job_folder(worker.settings, job_id) as folder:
+    with job_folder(worker, job_id) as folder:
         run = Run(worker, Fence(job_id, row.attempt), job, folder)
         finish(run, crashes=row.crashes)
 
@@ -62,6 +63,7 @@ def serve_queues(worker: Worker, queues: list[str]) -> None:
     _wait_for_signal(worker.stopping)
     heartbeat.stop()
     DBOS.destroy(workflow_completion_timeout_sec=_DRAIN_SECONDS)
+    shutil.rmtree(worker_folder(worker.settings, worker.id), ignore_errors=True)
 
 
 def _wait_for_signal(stopping: threading.Event) -> None:

@@ -19,6 +19,9 @@ from app.worker.warnings import job_warnings
 
 log = structlog.get_logger()
 
+#: A job that comes before the server's own worker is up waits so long for it.
+_START_SECONDS = 60
+
 
 @dataclass(frozen=True)
 class Submitted:
@@ -34,10 +37,10 @@ def submit(service: Service, spec: JobSpec) -> Submitted:
     Raises what `resolve_job` raises. The job exists as soon as this returns, whatever happens to this process.
     """
     with service.database.transaction() as session:
-        fleet = live_fleet(session, service.settings.dead_after_seconds)
+        fleet = live_fleet(session, service.settings)
         job, queue = resolve_job(session, spec, fleet)
         hits = find_hits(session, service.blobs, job)
-        row = _row(job, queue, hits)
+        row = _row(job, queue, hits, _START_SECONDS if fleet.is_starting else 0)
         if hits.is_full(job):
             _answer(row, job, hits)
         row, joined = jobs.add_job(session, row)
@@ -50,7 +53,7 @@ def lookup(service: Service, spec: JobSpec) -> Hits:
     """Say what is known of a job without starting it. Raises what `resolve_job` raises, but for a missing worker."""
     patient = spec.model_copy(update={"wait_for_worker_seconds": 1})
     with service.database.reading() as session:
-        fleet = live_fleet(session, service.settings.dead_after_seconds)
+        fleet = live_fleet(session, service.settings)
         job, _ = resolve_job(session, patient, fleet)
         return find_hits(session, service.blobs, job)
 
@@ -66,12 +69,13 @@ def cancel(service: Service, job_id: str) -> JobRow:
         return jobs.get_job(session, job_id)
 
 
-def _row(job: ResolvedJob, queue: str, hits: Hits) -> JobRow:
+def _row(job: ResolvedJob, queue: str, hits: Hits, start_seconds: int) -> JobRow:
     created_at = jobs.now()
+    patience = timedelta(seconds=max(job.spec.wait_for_worker_seconds, start_seconds))
     return JobRow(
         id=new_id("job"), key=keys.job_key(job), state="queued", queue=queue, priority=job.spec.priority,
         resolved=job.model_dump(mode="json"), cache=hits.to_json(job), warnings=[], attempt=0, crashes=0, progress_done=0,
-        created_at=created_at, wait_until=created_at + timedelta(seconds=job.spec.wait_for_worker_seconds),
+        created_at=created_at, wait_until=created_at + patience,
     )  # fmt: skip
 
 

@@ -155,10 +155,15 @@ class Run:
             raise JobLost
 
 
+def worker_folder(settings: Settings, worker_id: str) -> Path:
+    """Return where a worker keeps the files of its running jobs; who finds it dead removes it."""
+    return settings.temporary_folder / f"worker-{worker_id}"
+
+
 @contextmanager
-def job_folder(settings: Settings, job_id: str) -> Iterator[Path]:
+def job_folder(worker: Worker, job_id: str) -> Iterator[Path]:
     """Give a fresh folder for one attempt's files, and remove it at the end."""
-    folder = settings.temporary_folder / f"{job_id}-{uuid.uuid4().hex[:8]}"
+    folder = worker_folder(worker.settings, worker.id) / f"{job_id}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     try:
         yield folder

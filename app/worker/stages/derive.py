@@ -5,8 +5,10 @@ from typing import Any
 
 from app import keys
 from app.db import results
+from app.db.database import Session
 from app.db.rows import TableRow
 from app.quant.table import compute_drift, table_from_json
+from app.resolved import ResolvedJob
 from app.spec import DERIVED_METHODS
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
@@ -24,10 +26,17 @@ _TOLD = ("tensors", "dead", "skipped")
 def find_or_derive(run: Run) -> TableRow:
     """Return the job's table, derived now unless somebody has. Raises TableNondeterministic."""
     assert run.job.spec.calibration is not None
-    key = keys.table_key(run.job)
     with run.worker.database.reading() as session:
-        known = results.find_table(session, key)
-    return known or _derive(run, key, run.job.spec.calibration.method)
+        known = find_job_table(session, run.job)
+    return known or _derive(run, keys.table_key(run.job), run.job.spec.calibration.method)
+
+
+def find_job_table(session: Session, job: ResolvedJob) -> TableRow | None:
+    """Return the computed table of the job's key; where the job allows it and there is none, the model's last import."""
+    known = results.find_table(session, keys.table_key(job))
+    if known is None and job.spec.allow_imported:
+        return results.find_imported_table(session, job.model.id)
+    return known
 
 
 def _derive(run: Run, key: str, method: str) -> TableRow:

@@ -1,0 +1,96 @@
+"""Throw-away processes: what they answer, how they die, and that the parent lives on."""
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app.child import main as child_main
+from app.child.parent import ChildCall, run_child
+from app.errors import ModelInspectionLimit, ModelUnsupportedOp, Problem, StepTimeout, WorkerOom, WorkerProblem
+
+
+@pytest.fixture(autouse=True)
+def _tests_are_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The children under test live among the tests; a real child runs functions of `app` alone (see the last test).
+    source = Path(__file__).parent / "run_fault.py"
+    monkeypatch.setattr("app.child.parent.CHILD_MODULE", ["-c", source.read_text(encoding="utf-8")])
+
+
+def call(name: str, request: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    chosen = {"stage": "test", "timeout_seconds": 30.0} | options
+    return asyncio.run(run_child(ChildCall(f"tests.child.faults:{name}", request or {}, **chosen)))
+
+
+def test_answer_and_empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINESMITH_TOKENS", "a-secret-that-no-child-may-see")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    answer = call("answer", {"x": [1, None, "ä"]})
+    assert answer["echo"] == {"x": [1, None, "ä"]}
+    assert not {"ENGINESMITH_TOKENS", "AWS_SECRET_ACCESS_KEY"} & set(answer["environment"])
+
+
+def test_problem_arrives_as_itself_and_printable() -> None:
+    with pytest.raises(ModelUnsupportedOp) as caught:
+        call("problem")
+    assert caught.value.facts["op"] == "Magic\\x0a\\x1b[31m"
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE])
+def test_signals_are_named(number: signal.Signals) -> None:
+    with pytest.raises(WorkerProblem, match=number.name):
+        call("crash", {"signal": int(number)})
+
+
+def test_real_segmentation_fault() -> None:
+    with pytest.raises(WorkerProblem, match="SIGSEGV"):
+        call("segfault")
+
+
+def test_killed_child_counts_as_out_of_memory() -> None:
+    with pytest.raises(WorkerOom):
+        call("crash", {"signal": int(signal.SIGKILL)})
+
+
+def test_memory_limit_holds() -> None:
+    with pytest.raises(ModelInspectionLimit):
+        call("grow", memory_bytes=4 << 30)
+
+
+def test_hanging_child_is_ended() -> None:
+    with pytest.raises(StepTimeout):
+        call("hang", timeout_seconds=1.0)
+    assert not [child for child in psutil.Process(os.getpid()).children() if child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_what_watch_raises_ends_the_child() -> None:
+    def stop() -> None:
+        raise KeyError("stop")
+
+    with pytest.raises(KeyError):
+        asyncio.run(run_child(ChildCall("tests.child.faults:hang", {}, "test", 30.0), watch=stop))
+    assert not psutil.Process(os.getpid()).children()
+
+
+def test_exit_without_an_answer() -> None:
+    with pytest.raises(WorkerProblem, match="code 3"):
+        call("leave")
+
+
+def test_child_reaches_no_network() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refused = call("reach_out", {"port": listener.getsockname()[1]})["refused"]
+    if refused is None:
+        pytest.skip("this kernel allows no new network namespace here")
+    assert refused in ("OSError", "ConnectionRefusedError", "TimeoutError")
+
+
+def test_child_runs_functions_of_the_app_alone() -> None:
+    for target in ("os:system", "tests.child.faults:answer", "application:x"):
+        with pytest.raises(Problem):
+            child_main.find_function(target)

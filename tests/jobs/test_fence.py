@@ -1,0 +1,108 @@
+"""Workers that are paused, cancelled or ahead of their time: only the holder of the fence writes, and nothing runs on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.test_kills import JOB, wait_for
+from tests.running import ROOT, TEST_DIGITS, RunningServer, upload_digits
+
+_SLOW = {"model": "digits", "dataset": "many", "calibration": {"observe": "all", "grid": "tensorrt"}}
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 20) -> None:
+    """Return when it holds; fail after so many seconds."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def worker_of(server: RunningServer) -> psutil.Process:
+    assert server.process is not None
+    (worker,) = psutil.Process(server.process.pid).children()
+    return worker
+
+
+def steps_of(server: RunningServer) -> list[psutil.Process]:
+    return worker_of(server).children(recursive=True)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> "RunningServer":
+    timing = {"ENGINESMITH_DEAD_AFTER_SECONDS": "2", "ENGINESMITH_HEARTBEAT_SECONDS": "0.4"}
+    return RunningServer(tmp_path / "data", **timing)
+
+
+def test_cancel_ends_the_running_child(own_server: RunningServer) -> None:
+    server = own_server.start()
+    try:
+        with server.client() as client:
+            upload_digits(client)
+            client.put("/v1/datasets/many", content=TEST_DIGITS.read_bytes())
+            job_id = client.post("/v1/jobs", json=_SLOW).json()["id"]
+            wait_until(lambda: steps_of(server))
+            assert client.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+            wait_until(lambda: not steps_of(server), seconds=10)
+            wait_until(lambda: not list((server.data / "tmp").glob("worker-*/job_*")), seconds=10)
+            assert client.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled"
+            assert wait_for(client, client.post("/v1/jobs", json=JOB).json()["id"])["state"] == "succeeded"
+    finally:
+        server.stop()
+
+
+def test_paused_worker_can_write_nothing_afterwards(own_server: RunningServer) -> None:
+    server = own_server.start()
+    paused = worker_of(server)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ENGINESMITH_")}
+    command = [sys.executable, "-m", "app", "worker", "--data", str(server.data)]
+    other = None
+    try:
+        with server.client() as client:
+            upload_digits(client)
+            job_id = client.post("/v1/jobs", json=JOB).json()["id"]
+            wait_until(lambda: steps_of(server))
+            paused.send_signal(signal.SIGSTOP)
+            other = subprocess.Popen(command, env=environment | server.environment, cwd=ROOT)
+            job = wait_for(client, job_id)
+            assert (job["state"], job["attempt"]) == ("succeeded", 2)
+            paused.send_signal(signal.SIGCONT)
+            time.sleep(2)
+            assert client.get(f"/v1/jobs/{job_id}").json() == job
+            assert len(client.get("/v1/tables").json()["items"]) == 1
+            assert len(client.get("/v1/engines").json()["items"]) == 1
+    finally:
+        paused.send_signal(signal.SIGCONT)
+        if other is not None:
+            other.terminate()
+            assert other.wait(60) == 0
+        server.stop()
+
+
+def test_job_before_the_worker_is_up_waits_for_it(own_server: RunningServer) -> None:
+    server = own_server.start(ready=False)
+    try:
+        with server.client() as client:
+            upload_digits(client)
+            response = client.post("/v1/jobs", json=JOB)
+            assert response.status_code == 202, response.text
+            assert wait_for(client, response.json()["id"])["state"] == "succeeded"
+    finally:
+        server.stop()
+
+
+def test_ctrl_c_stops_the_server_and_its_worker(own_server: RunningServer) -> None:
+    server = own_server.start()
+    worker = worker_of(server)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 0
+    psutil.wait_procs([worker], timeout=5)
+    assert not worker.is_running()
