@@ -16,6 +16,15 @@ DERIVER_VERSION = 1
 QUANTIZER_VERSION = 1
 JUDGE_VERSION = 1
 
+#: Names, whose digests are in the key instead, and what decides when a job runs but not what it does.
+_NOT_IN_JOB_KEY: Any = {
+    "model": True,
+    "dataset": True,
+    "judge": {"dataset"},
+    "priority": True,
+    "wait_for_worker_seconds": True,
+}
+
 
 def key_from(**parts: Any) -> str:
     """Return the sha256 hex of the parts as canonical JSON; pydantic models without their defaults, None left out."""
@@ -118,7 +127,7 @@ def judge_key(job: ResolvedJob, engine: str) -> str:
 
 def job_key(job: ResolvedJob) -> str:
     """Return the key of single flight: identical live jobs are one job."""
-    spec = job.spec.model_dump(mode="json", exclude={"priority", "wait_for_worker_seconds", "model", "dataset"})
+    spec = job.spec.model_dump(mode="json", exclude=_NOT_IN_JOB_KEY)
     datasets = [dataset.digest if dataset else None for dataset in (job.dataset, job.judge_dataset)]
     return key_from(model=job.model.digest, datasets=datasets, spec=spec, tools=job.tools)
 

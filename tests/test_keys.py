@@ -1,0 +1,96 @@
+"""Keys: what changes a result changes them, what does not does not; their values stay for ever."""
+
+from typing import Any
+
+import pytest
+
+from app import keys
+from app.resolved import ResolvedDataset, ResolvedJob, ResolvedModel, Tools
+from app.spec import JobSpec
+
+TOOLS = Tools(observer="onnxruntime 1", decoder="pillow 1", judge="onnxruntime 1", backend="onnxruntime 1")
+MODEL = ResolvedModel(id="mdl_1", name="m", digest="a" * 64, files=(), inputs=())
+DATASET = ResolvedDataset(id="dst_1", name="d", digest="b" * 64, listing="c" * 64, packs=(), images=9, labelled=False)
+
+
+def job(change: dict[str, Any] | None = None, **parts: Any) -> ResolvedJob:
+    spec = JobSpec.model_validate({"model": "m", "dataset": "d"} | (change or {}))
+    given = {"model": MODEL, "dataset": DATASET, "judge_dataset": None, "tools": TOOLS} | parts
+    return ResolvedJob(spec=spec, **given)
+
+
+def test_values_never_change() -> None:
+    assert keys.observation_key(job()) == "bef9b481255c5446bc4afcbcebaf375286f744381a17dec698e063eba0861ae8"
+    assert keys.key_from(b=1, a=[1.0, None], c=None) == keys.key_from(a=[1, None], b=1)
+
+
+def test_dataset_digest_is_of_a_set() -> None:
+    files = [("b/2.png", "2" * 64), ("a/1.png", "1" * 64)]
+    assert keys.dataset_digest(files) == keys.dataset_digest(reversed(files))
+    assert keys.dataset_digest(files) != keys.dataset_digest([("b/2.png", "1" * 64), ("a/1.png", "2" * 64)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preprocess": {"mean": [0.5]}},
+        {"preprocess": {"exif": True}},
+        {"calibration": {"grid": "tensorrt"}},
+        {"calibration": {"max_images": 5}},
+        {"calibration": {"observe": "all"}},
+        {"calibration": {"on_bad_image": "skip", "max_bad_fraction": 0.1}},
+    ],
+)
+def test_what_changes_the_histograms_is_in_their_key(change: dict[str, Any]) -> None:
+    assert keys.observation_key(job(change)) != keys.observation_key(job())
+    assert keys.table_key(job(change)) != keys.table_key(job())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"priority": 7, "wait_for_worker_seconds": 3},
+        {"calibration": {"method": "entropy"}},
+        {"calibration": {"batch_size": 50}},
+        {"calibration": {"percentile": 99.0}},
+        {"quantize": {"exclude": ["x"]}},
+        {"engine": None},
+        {"judge": {"images": 3}},
+        {"preprocess": {"scale": 1 / 255}},
+    ],
+)
+def test_what_does_not_change_them_is_not(change: dict[str, Any]) -> None:
+    assert keys.observation_key(job(change)) == keys.observation_key(job())
+
+
+def test_batch_size_matters_on_tensorrt_s_grid() -> None:
+    sizes = [job({"calibration": {"grid": "tensorrt", "batch_size": size}}) for size in (8, 50)]
+    assert keys.observation_key(sizes[0]) != keys.observation_key(sizes[1])
+
+
+def test_tools_and_content_are_in_the_keys() -> None:
+    other = DATASET.model_copy(update={"digest": "d" * 64})
+    named = DATASET.model_copy(update={"name": "other", "id": "dst_2"})
+    assert keys.observation_key(job(dataset=other)) != keys.observation_key(job())
+    assert keys.observation_key(job(dataset=named)) == keys.observation_key(job())
+    newer = TOOLS.model_copy(update={"observer": "onnxruntime 2"})
+    assert keys.observation_key(job(tools=newer)) != keys.observation_key(job())
+    backend = TOOLS.model_copy(update={"backend": "onnxruntime 2"})
+    assert keys.engine_key(job(tools=backend), "t") != keys.engine_key(job(), "t")
+
+
+def test_auto_depends_on_the_judge_and_methods_do_not() -> None:
+    assert keys.table_key(job({"judge": {"images": 3}})) != keys.table_key(job())
+    minmax = {"calibration": {"method": "minmax"}}
+    assert keys.table_key(job(minmax | {"judge": {"images": 3}})) == keys.table_key(job(minmax))
+    percentile = {"calibration": {"method": "percentile", "percentile": 99.0}}
+    assert keys.table_key(job(percentile)) != keys.table_key(job({"calibration": {"method": "percentile"}}))
+
+
+def test_single_flight_ignores_priority_and_waiting() -> None:
+    assert keys.job_key(job({"priority": 7, "wait_for_worker_seconds": 3})) == keys.job_key(job())
+    by_name = {"judge": {"dataset": "one-name"}}
+    assert keys.job_key(job(by_name, judge_dataset=DATASET)) == keys.job_key(
+        job({"judge": {"dataset": "other"}}, judge_dataset=DATASET)
+    )
+    assert keys.job_key(job({"judge": {"gate": {"min_agreement": 0.9}}})) != keys.job_key(job())
