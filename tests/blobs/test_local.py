@@ -8,7 +8,7 @@ import pytest
 
 from app.blobs.local import LocalBlobs
 from app.blobs.open import open_blobs
-from app.errors import BlobCorrupt
+from app.errors import BlobCorrupt, InsufficientStorage, StorageUnavailable
 
 
 def staged(tmp_path: Path, content: bytes) -> tuple[Path, str]:
@@ -20,8 +20,9 @@ def staged(tmp_path: Path, content: bytes) -> tuple[Path, str]:
 def test_put_and_read_back(tmp_path: Path) -> None:
     blobs = open_blobs((tmp_path / "blobs").as_uri(), tmp_path / "cache")
     content = os.urandom(3 << 20)
+    digest = hashlib.sha256(content).hexdigest()
     for _ in range(2):
-        path, digest = staged(tmp_path, content)
+        path, _ = staged(tmp_path, content)
         blobs.put(path, digest)
         assert not path.exists()
     assert blobs.size(digest) == len(content)
@@ -41,6 +42,9 @@ def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
         blobs.fetch(digest)
     with pytest.raises(BlobCorrupt):
         blobs.size("0" * 64)
+
+
+_FAULTS = [(28, InsufficientStorage), (122, InsufficientStorage), (5, StorageUnavailable)]
 
 
 @pytest.mark.parametrize(("number", "problem"), _FAULTS)
