@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.errors import Problem, StepTimeout, WorkerOom, WorkerProblem, problem_from_json
+from app.errors import Problem, StepTimeout, WorkerCrashed, WorkerOom, WorkerProblem, problem_from_json
 from app.settings import child_environment
 
 #: One line of a child: a result of a large model's inspection is the longest.
@@ -45,8 +45,8 @@ async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ign
     """Run the call in a process of its own and return what its function returned.
 
     `report` gets each event, `watch` is called twice a second: whatever they raise ends the child, as cancelling this
-    coroutine does. Raises the Problem that the function raised, StepTimeout, WorkerOom, or WorkerProblem for a child
-    that died.
+    coroutine does. Raises the Problem that the function raised, StepTimeout, WorkerOom, WorkerCrashed for a child that a
+    signal ended, or WorkerProblem for another that gave no answer.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", *CHILD_MODULE, str(os.getpid()),
@@ -113,7 +113,7 @@ def _death(code: int, complaints: str) -> Problem:
     if code == -signal.SIGKILL or "MemoryError" in complaints or "bad_alloc" in complaints:
         return WorkerOom()
     if code < 0:
-        return WorkerProblem(reason=f"it was ended by {signal.Signals(-code).name}")
+        return WorkerCrashed(reason=f"it was ended by {signal.Signals(-code).name}")
     last = complaints.strip().splitlines()[-1:] or ["it said nothing"]
     return WorkerProblem(reason=f"it ended with code {code}: {last[0]}")
 

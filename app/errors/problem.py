@@ -38,6 +38,10 @@ class Problem(Exception):
         """The code of a failed job."""
         return self.slug.replace("-", "_")
 
+    def to_job_error(self) -> dict[str, Any]:
+        """Return the `error` of a job that failed with this problem."""
+        return {"code": self.code, "detail": self.detail, "retryable": self.retryable}
+
     def to_json(self) -> dict[str, Any]:
         """Return what another process needs to raise the same problem again (`problem_from_json`)."""
         facts = {name: _bounded(fact) for name, fact in self.facts.items()}

@@ -44,6 +44,12 @@ class WorkerProblem(ServiceProblem):
     slug = "worker-failed"
 
 
+class WorkerCrashed(WorkerProblem):
+    """The step's process crashed ({reason}). It is tried again a few times; if it stays, the input provokes it."""
+
+    slug = "worker-crashed"
+
+
 class WorkerOom(WorkerProblem):
     """The step's process was ended while short of memory. Use a smaller batch_size, or a bigger worker."""
 
@@ -58,7 +64,7 @@ class StepTimeout(WorkerProblem):
 
 
 class CrashLoop(WorkerProblem):
-    """The job took its worker down {attempts} times and is not tried again. The worker's log says how it ended."""
+    """The job, or a step of it, crashed {attempts} times and is not tried again. The worker's log says how it ended."""
 
     slug = "crash-loop"
     retryable = False

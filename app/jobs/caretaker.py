@@ -59,9 +59,8 @@ class Caretaker(threading.Thread):
             self._end(row, CrashLoop(attempts=row.crashes + 1))
 
     def _end(self, row: JobRow, problem: Problem) -> None:
-        error = {"code": problem.code, "detail": problem.detail, "retryable": problem.retryable}
         with self._database.transaction() as session:
-            jobs.end_unfenced(session, row.id, "failed", error)
+            jobs.end_unfenced(session, row.id, "failed", problem.to_job_error())
 
 
 def live_queues(session: Session, dead_after_seconds: float) -> set[str]:

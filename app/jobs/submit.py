@@ -91,7 +91,7 @@ def _answer(row: JobRow, job: ResolvedJob, hits: Hits) -> None:
         if job.spec.judge.gate:
             check_gate(hits.report.report, job.spec.judge.gate)
     except GateMissed as problem:
-        row.state, row.error = "failed", {"code": problem.code, "detail": problem.detail, "retryable": problem.retryable}
+        row.state, row.error = "failed", problem.to_job_error()
 
 
 def _enqueue(service: Service, row: JobRow) -> None:

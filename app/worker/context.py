@@ -20,6 +20,7 @@ from app.child.parent import ChildCall, run_child
 from app.db import jobs, workers
 from app.db.database import Database
 from app.db.jobs import Fence
+from app.errors import CrashLoop, WorkerCrashed
 from app.resolved import ResolvedJob, Tools
 from app.settings import Settings
 
@@ -79,11 +80,16 @@ class Run:
     def child(self, target: str, request: dict[str, Any]) -> dict[str, Any]:
         """Run a step of this stage in a process of its own; its progress and log lines become events.
 
-        Raises JobLost, WorkerStopping, or what `run_child` raises.
+        A process that crashes is started again. Raises JobLost, WorkerStopping, CrashLoop, or what `run_child` raises.
         """
         limit = getattr(self.worker.settings.step_limits, f"{self.stage}_seconds")
         call = ChildCall(target, request, self.stage, limit, folder=self.folder)
-        return asyncio.run(run_child(call, self.report, self.watch))
+        for _ in range(self.worker.settings.max_crashes):
+            try:
+                return asyncio.run(run_child(call, self.report, self.watch))
+            except WorkerCrashed as problem:
+                self.say(problem.detail)
+        raise CrashLoop(attempts=self.worker.settings.max_crashes)
 
     def report(self, event: dict[str, Any]) -> None:
         """Tell one event of a child: {"progress": [done, total]} or {"log": line}."""

@@ -43,15 +43,10 @@ def finish(run: Run, crashes: int) -> None:
         with run.worker.database.transaction() as session:
             jobs.release_job(session, run.fence)
     except Problem as problem:
-        _end(run, "failed", error_from_problem(problem))
+        _end(run, "failed", problem.to_job_error())
     except Exception as error:
         log.exception("job failed unexpectedly", job=run.fence.job_id)
-        _end(run, "failed", error_from_problem(Problem(reason=type(error).__name__)))
-
-
-def error_from_problem(problem: Problem) -> dict[str, Any]:
-    """Return a job's `error` document."""
-    return {"code": problem.code, "detail": problem.detail, "retryable": problem.retryable}
+        _end(run, "failed", Problem(reason=type(error).__name__).to_job_error())
 
 
 def start(worker: Worker, job_id: str) -> JobRow | None:

@@ -282,3 +282,61 @@ def test_nan_activation_names_tensor_and_image(http: httpx.Client) -> None:
     assert (job["state"], job["error"]["code"]) == ("failed", "calibration_nonfinite")
     assert "log" in job["error"]["detail"]
     assert "00000.png" in job["error"]["detail"]
+
+
+def with_input_shape(*dimensions: str | int) -> bytes:
+    """Return the digits CNN with other declared input dimensions."""
+    model = onnx.load(MODEL)
+    shape = model.graph.input[0].type.tensor_type.shape
+    for dimension, value in zip(shape.dim, dimensions, strict=True):
+        dimension.Clear()
+        if isinstance(value, str):
+            dimension.dim_param = value
+        else:
+            dimension.dim_value = value
+    del model.graph.value_info[:]
+    return model.SerializeToString()
+
+
+def test_dynamic_dimensions_need_a_profile(http: httpx.Client) -> None:
+    assert http.put("/v1/models/dynamic", content=with_input_shape("N", 1, "H", "W")).status_code in (200, 201)
+    spec = DATASET | {"model": "dynamic"}
+    assert_problem(http.post("/v1/jobs", json=spec), 422, "preprocess-required")
+    sized = spec | {"preprocess": {"size": [28, 28]}}
+    document = assert_problem(http.post("/v1/jobs", json=sized), 422, "shape-profile-required")
+    assert "H" in str(document["detail"])
+    profile = {name: [batch, 1, 28, 28] for name, batch in (("min", 1), ("opt", 4), ("max", 8))}
+    job = run(http, sized | {"engine": {"shapes": {"input": profile}}, "calibration": {"method": "minmax"}})
+    assert succeeded(job)["spec"]["engine"]["shapes"]["input"]["max"] == [8, 1, 28, 28]
+
+
+def test_fixed_batch_calibrates_a_partial_last_batch(http: httpx.Client) -> None:
+    assert http.put("/v1/models/by-four", content=with_input_shape(4, 1, 28, 28)).status_code in (200, 201)
+    files = dict(list(members(CALIBRATION).items())[:10])
+    http.put("/v1/datasets/ten", content=zip_of(files))
+    spec = {"dataset": "ten", "engine": None, "calibration": {"method": "minmax", "observe": "all"}}
+    tables = [succeeded(run(http, spec | {"model": model}))["table_id"] for model in ("digits", "by-four")]
+    assert http.get(f"/v1/tables/{tables[0]}/diff/{tables[1]}").json()["max_drift"] < 1e-6
+
+
+def test_imported_table_is_used_only_where_it_is_allowed(http: httpx.Client) -> None:
+    assert http.put("/v1/models/migrated", content=MODEL.read_bytes()).status_code in (200, 201)
+    cache = (ORACLE / "mnist-minmax.cache").read_bytes()
+    imported = http.post("/v1/tables/import", params={"model": "migrated"}, content=cache).json()["id"]
+    spec = {"model": "migrated", "calibration": {"method": "minmax", "max_images": 33}}
+    allowed = succeeded(run(http, spec | {"allow_imported": True}))
+    assert allowed["table_id"] == imported
+    computed = succeeded(run(http, spec))
+    assert http.get(f"/v1/tables/{computed['table_id']}").json()["origin"] == "computed"
+    assert succeeded(run(http, spec | {"allow_imported": True}))["table_id"] == computed["table_id"]
+
+
+def test_lower_priority_number_runs_earlier(http: httpx.Client) -> None:
+    blocker = http.post("/v1/jobs", json=DATASET | {"calibration": {"method": "minmax", "max_images": 301}}).json()
+    later, sooner = (
+        http.post("/v1/jobs", json=DATASET | {"priority": priority, "calibration": {"method": "minmax", "max_images": images}})
+        for priority, images in ((200, 302), (1, 303))
+    )
+    ended = [http.get(f"/v1/jobs/{one['id']}", params={"wait": 60}).json() for one in (blocker, later.json(), sooner.json())]
+    assert {job["state"] for job in ended} == {"succeeded"}
+    assert ended[2]["started_at"] < ended[1]["started_at"]

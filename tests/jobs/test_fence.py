@@ -106,3 +106,23 @@ def test_ctrl_c_stops_the_server_and_its_worker(own_server: RunningServer) -> No
     assert server.process.wait(30) == 0
     psutil.wait_procs([worker], timeout=5)
     assert not worker.is_running()
+
+
+def test_crashing_step_is_tried_again_and_again_but_not_for_ever(own_server: RunningServer) -> None:
+    server = own_server.start()
+    try:
+        with server.client() as client:
+            upload_digits(client)
+            client.put("/v1/datasets/many", content=TEST_DIGITS.read_bytes())
+            job_id = client.post("/v1/jobs", json=_SLOW).json()["id"]
+            for _ in range(3):
+                wait_until(lambda: steps_of(server))
+                for step in steps_of(server):
+                    step.send_signal(signal.SIGSEGV)
+                    step.wait(10)
+            job = wait_for(client, job_id)
+            assert (job["state"], job["error"]["code"], job["attempt"]) == ("failed", "crash_loop", 1)
+            assert "SIGSEGV" in client.get(f"/v1/jobs/{job_id}/events").text
+            assert wait_for(client, client.post("/v1/jobs", json=JOB).json()["id"])["state"] == "succeeded"
+    finally:
+        server.stop()
