@@ -53,10 +53,18 @@ def observation_facts(job: ResolvedJob) -> dict[str, Any]:
         "max_images": calibration.max_images,
         "converge": calibration.converge,
         "observe": calibration.observe,
-        "bad_images": [calibration.on_bad_image, calibration.max_bad_fraction],
+        "bad_images": _bad_images(job),
         "observer": f"{job.tools.observer}/{OBSERVER_VERSION}",
         "decoder": job.tools.decoder,
     }
+
+
+def _bad_images(job: ResolvedJob) -> str | None:
+    """Say what happens to images that cannot be decoded; None for the default, to fail."""
+    calibration = job.spec.calibration
+    if calibration is None or calibration.on_bad_image == "fail":
+        return None
+    return f"skip up to {calibration.max_bad_fraction:g}"
 
 
 def observation_key(job: ResolvedJob) -> str:
@@ -114,6 +122,7 @@ def judge_selection(job: ResolvedJob) -> dict[str, Any]:
         "calibrated_on": job.dataset.digest if job.dataset else None,
         "max_images": job.spec.calibration.max_images if job.spec.calibration and not job.judge_dataset else None,
         "images": job.spec.judge.images,
+        "bad_images": _bad_images(job),
         "preprocess": job.spec.preprocess.model_dump(mode="json", exclude_defaults=True),
         "decoder": job.tools.decoder,
         "judge": f"{job.tools.judge}/{JUDGE_VERSION}",

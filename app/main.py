@@ -1,6 +1,7 @@
 """The two processes: `serve` (API, by default with a worker of its own) and `work` (a worker)."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import structlog
 import uvicorn
@@ -53,10 +55,15 @@ def serve(settings: Settings) -> int:
     if not settings.is_loopback and not settings.tokens:
         print(_TOKENS_NEEDED.format(host=settings.host), file=sys.stderr)
         return _USAGE
+    try:
+        listener = _listen(settings)
+        lock = _lock(settings)
+    except OSError as error:
+        print(f"enginesmith: {error.strerror}: {error.filename or f'{settings.host}:{settings.port}'}", file=sys.stderr)
+        return _USAGE
     _prepare(settings)
     _sweep_temporary(settings)
     prepare_queue(settings.effective_jobs_url)
-    listener = _listen(settings)
     database = Database(settings.effective_database_url)
     migrate(database)
     service = Service(settings, database, _blobs(settings), JobQueue(settings.effective_jobs_url))
@@ -68,6 +75,7 @@ def serve(settings: Settings) -> int:
         _run_uvicorn(service, listener)
     service.queue.close()
     database.close()
+    lock.close()
     return 0
 
 
@@ -78,7 +86,7 @@ def work(settings: Settings) -> int:
     configure_logging(settings.log_level)
     _prepare(settings)
     prepare_queue(settings.effective_jobs_url)
-    database = Database(settings.effective_database_url)
+    database = Database(settings.effective_database_url, patience_seconds=settings.dead_after_seconds)
     migrate(database)
     worker, queues = _worker(settings, database)
     serve_queues(worker, list(settings.queues) or queues)
@@ -97,6 +105,18 @@ def _worker(settings: Settings, database: Database) -> tuple[Worker, list[str]]:
 def _prepare(settings: Settings) -> None:
     settings.data.mkdir(parents=True, exist_ok=True)
     settings.temporary_folder.mkdir(parents=True, exist_ok=True)
+
+
+def _lock(settings: Settings) -> TextIO:
+    """Hold the data folder for this server alone. Raises OSError where another server has it."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    path = settings.data / "serve.lock"
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OSError(error.errno, "another server uses this data folder", str(settings.data)) from error
+    return lock
 
 
 def _sweep_temporary(settings: Settings) -> None:

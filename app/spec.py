@@ -54,6 +54,12 @@ Name = Annotated[str, AfterValidator(check_name)]
 Reference = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
+def _not_zero(scale: float) -> float:
+    if scale == 0:
+        raise ValueError("a scale of 0 makes every image the same")
+    return scale
+
+
 class PreprocessSpec(Frozen):
     """How a picture becomes `float32[N, C, H, W]` (or NHWC).
 
@@ -67,7 +73,7 @@ class PreprocessSpec(Frozen):
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bicubic"
     color: Literal["L", "RGB", "BGR"] | None = None
     layout: Literal["NCHW", "NHWC"] | None = None
-    scale: float = 1 / 255
+    scale: Annotated[float, AfterValidator(_not_zero)] = 1 / 255
     mean: tuple[float, ...] = Field(default=(0.0,), min_length=1, max_length=3)
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1, max_length=3)
     decoder: Literal["exact", "draft"] = "exact"
@@ -98,7 +104,7 @@ class CalibrationSpec(Frozen):
     method: Method = "auto"
     grid: Literal["mergeable", "tensorrt"] = "mergeable"
     batch_size: int = Field(default=8, ge=1, le=1024)
-    max_images: int | None = Field(default=None, ge=1)
+    max_images: int | None = Field(default=None, ge=1, le=1_000_000_000)
     percentile: float = Field(default=99.99, gt=0, le=100)
     observe: Literal["needed", "all"] = "needed"
     observer: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
@@ -113,11 +119,18 @@ class CalibrationSpec(Frozen):
         return self.method.startswith("native-")
 
 
+def _as_set(names: tuple[str, ...]) -> tuple[str, ...]:
+    # Order and repetition mean nothing, so they must not make another key.
+    return tuple(sorted(set(names)))
+
+
 class QuantizeSpec(Frozen):
     """Where Q/DQ pairs go, and what the rest of the model computes in."""
 
     placement: Placement = "default"
-    exclude: tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...] = ()
+    exclude: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...], Field(max_length=10_000), AfterValidator(_as_set)
+    ] = ()
     float_type: FloatType = "fp32"
     equalize: bool = False
     bias_correction: bool = False
@@ -143,7 +156,12 @@ class ShapeProfile(Frozen):
 
 
 def capabilities_from_json(value: object) -> object:
+    """Turn one compute capability into a list of one."""
     return (value,) if isinstance(value, str) else value
+
+
+def _sorted_capabilities(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(sorted(set(values), key=float))
 
 
 ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
@@ -156,9 +174,13 @@ class EngineSpec(Frozen):
     precision: Precision = "int8"
     quantization: Literal["explicit", "implicit"] = "explicit"
     shapes: dict[Annotated[str, Field(max_length=1024)], ShapeProfile] | None = Field(default=None, max_length=64)
-    compute_capability: Annotated[tuple[ComputeCapability, ...] | None, BeforeValidator(capabilities_from_json)] = None
+    compute_capability: Annotated[
+        Annotated[tuple[ComputeCapability, ...], Field(min_length=1, max_length=16)] | None,
+        BeforeValidator(capabilities_from_json),
+        AfterValidator(_sorted_capabilities),
+    ] = None
     optimization_level: int = Field(default=3, ge=0, le=5)
-    workspace_bytes: int | None = Field(default=None, ge=1 << 20)
+    workspace_bytes: int | None = Field(default=None, ge=1 << 20, le=1 << 50)
 
 
 class GateSpec(Frozen):

@@ -96,6 +96,13 @@ def engine_document(row: EngineRow) -> dict[str, Any]:
     return row.facts | own
 
 
+def report_document(report: dict[str, Any], table: TableRow | None) -> dict[str, Any]:
+    """Return what the judge measured, with the method of the table and, for `auto`, what all methods reached."""
+    facts = table.facts if table else {}
+    method = facts.get("chosen") or (table.method if table else None)
+    return report | {"method": method, "candidates": facts.get("candidates")}
+
+
 def _eta_seconds(row: JobRow) -> float | None:
     if row.state != "running" or not row.progress_total or not row.progress_done or row.stage_started_at is None:
         return None

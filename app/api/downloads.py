@@ -21,6 +21,7 @@ _HEADERS = {
 
 def blob_response(request: Request, blobs: BlobStore, digest: str, file_name: str) -> Response:
     """Return the blob, the range of it that was asked for, or 304. Raises RangeInvalid and BlobCorrupt."""
+    blobs.verify(digest)
     size = blobs.size(digest)
     headers = _HEADERS | {"ETag": f'"{digest}"', "Content-Disposition": f'attachment; filename="{file_name}"'}
     if _matches(request.headers.get("if-none-match"), digest):
@@ -64,6 +65,8 @@ def _span(request: Request, digest: str, size: int) -> tuple[int, int] | None:
     if found is None:
         return None  # several ranges, or another unit: the whole is a valid answer
     first, last = found.groups()
+    if (first and last and int(last) < int(first)) or (not first and not last):
+        return None  # no range at all (RFC 9110, 14.1.1): it is as if none were asked for
     if not first:
         start, end = max(0, size - int(last or 0)), size
     else:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.context import InService
-from app.api.documents import engine_document
+from app.api.documents import engine_document, report_document
 from app.api.downloads import blob_response
 from app.api.paging import InPage, page_document
 from app.db import results
@@ -32,6 +32,7 @@ def get_engine(engine_id: str, service: InService) -> dict[str, Any]:
         return engine_document(results.get_engine(session, engine_id))
 
 
+@router.head("/{engine_id}/plan", include_in_schema=False)
 @router.get("/{engine_id}/plan")
 def get_plan(engine_id: str, request: Request, service: InService) -> Response:
     """Return the plan's bytes: strong ETag = digest, Range."""
@@ -44,7 +45,9 @@ def get_plan(engine_id: str, request: Request, service: InService) -> Response:
 def get_report(engine_id: str, service: InService) -> dict[str, Any]:
     """Return what the judge measured of this engine last."""
     with service.database.reading() as session:
-        row = results.latest_report(session, results.get_engine(session, engine_id).id)
+        engine = results.get_engine(session, engine_id)
+        row = results.latest_report(session, engine.id)
+        table = results.get_table(session, engine.table_id) if engine.table_id else None
     if row is None:
         raise NotFound(kind="report", name=engine_id)
-    return row.report
+    return report_document(row.report, table)

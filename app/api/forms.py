@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from fastapi import Request
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.api.staging import Sink, Staged, check_length, read_chunks
@@ -46,9 +46,9 @@ class _Part:
 class _Reader:
     """The parser's callbacks put events in a list; each chunk's events are then worked off, files asynchronously."""
 
-    def __init__(self, folder: Path, allowed: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, fields: "Fields") -> None:
         self.form = Form()
-        self._folder, self._allowed = folder, allowed
+        self._folder, self._fields = folder, fields
         self._events: list[tuple[str, bytes]] = []
         self._part = _Part()
         self._parts = 0
@@ -104,11 +104,14 @@ class _Reader:
     def _open(self) -> None:
         disposition, options = parse_options_header(self._part.headers.get("content-disposition", ""))
         self._part.name = options.get(b"name", b"").decode("utf-8", "replace")
-        if disposition != b"form-data" or self._part.name not in self._allowed:
-            raise RequestProblem(reason=f"the form may have the fields {', '.join(self._allowed)}, and not {self._part.name!r}")
+        allowed = self._fields.files + self._fields.texts
+        if disposition != b"form-data" or self._part.name not in allowed:
+            raise RequestProblem(reason=f"the form may have the fields {', '.join(allowed)}, and not {self._part.name!r}")
         if self._part.name in self.form.files or self._part.name in self.form.fields:
             raise RequestProblem(reason=f"the field {self._part.name} is in the form twice")
-        if b"filename" in options:
+        if self._part.name in self._fields.files:
+            if b"filename" not in options:
+                raise RequestProblem(reason=f"{self._part.name} is a file; with curl: -F {self._part.name}=@FILE")
             self.form.file_names[self._part.name] = options[b"filename"].decode("utf-8", "replace")
             self._part.sink = Sink(self._folder / f"part-{self._parts}")
 
@@ -127,23 +130,31 @@ class _Reader:
             self.form.fields[self._part.name] = self._part.text.decode("utf-8", "replace")
 
 
-async def stage_form(request: Request, settings: Settings, folder: Path, allowed: tuple[str, ...]) -> Form:
-    """Read the request's form, whose fields must be among `allowed`, its files to disk in folder.
+@dataclass(frozen=True)
+class Fields:
+    """What a form may have: files, and texts (curl's `-F spec=@spec.json` sends a text with a file's name)."""
+
+    files: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+async def stage_form(request: Request, settings: Settings, folder: Path, fields: Fields) -> Form:
+    """Read the request's form, its files to disk in folder.
 
     Raises MediaTypeUnsupported, RequestProblem, and what `stage_body` raises.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or b"boundary" not in options:
         raise MediaTypeUnsupported(expected="multipart/form-data (curl -F)", received=kind.decode("latin-1") or "nothing")
-    reader = _Reader(folder, allowed)
-    parser = MultipartParser(options[b"boundary"], reader.callbacks())  # type: ignore[arg-type]
+    reader = _Reader(folder, fields)
     received = 0
     try:
+        parser = MultipartParser(options[b"boundary"], reader.callbacks())  # type: ignore[arg-type]
         async for chunk in read_chunks(request, settings.upload_idle_seconds):
             received += len(chunk)
             parser.write(chunk)
             await reader.work_off()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise RequestProblem(reason="the multipart form is malformed") from error
     check_length(request, received)
     if not reader.is_complete:

@@ -38,8 +38,9 @@ class Guard:
         if scope["path"] in _OPEN_PATHS:
             return
         if self._tokens:
-            given = _hashed(headers.get("authorization", "").removeprefix("Bearer "))
-            if not any(hmac.compare_digest(given, token) for token in self._tokens):
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            given = _hashed(token.strip())
+            if scheme.lower() != "bearer" or not any(hmac.compare_digest(given, token) for token in self._tokens):
                 raise Unauthenticated
         else:
             _refuse_foreigners(headers)
@@ -57,14 +58,21 @@ class Guard:
 
 
 def _refuse_foreigners(headers: dict[str, str]) -> None:
-    host = urlsplit(f"//{headers.get('host', '')}").hostname
-    if host not in LOOPBACK:
+    host = headers.get("host", "")
+    if _host_name(f"//{host}") not in LOOPBACK:
         raise ForeignOrigin(reason=f"Host is {host}")
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).hostname not in LOOPBACK:
+    if origin is not None and _host_name(origin) not in LOOPBACK:
         raise ForeignOrigin(reason=f"Origin is {origin}")
     if headers.get("sec-fetch-site") == "cross-site":
         raise ForeignOrigin(reason="Sec-Fetch-Site is cross-site")
+
+
+def _host_name(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

@@ -31,28 +31,27 @@ class Stored:
 
 async def store_model(context: Context, name: str, staged: Staged) -> Stored:
     """Inspect and store a model. Raises ModelProblem and what the blob store raises."""
-    folder = staged.path.parent / "model"
-    folder.mkdir()
-    request = {"path": str(staged.path), "folder": str(folder)}
-    facts = await _inspect_model(context, request, staged)
-    return await asyncio.to_thread(_save_model, context, name, facts)
+    return await asyncio.to_thread(save_model, context, name, await inspect_model(context, staged))
 
 
 async def store_dataset(context: Context, name: str, staged: Staged) -> Stored:
     """Unpack and store an archive of images. Raises ArchiveProblem, ImageProblem and what the blob store raises."""
-    unpacked = await _unpack(context, staged)
-    return await asyncio.to_thread(_save_dataset, context, name, unpacked)
+    return await asyncio.to_thread(save_dataset, context, name, await unpack_dataset(context, staged))
 
 
 async def add_to_dataset(context: Context, name: str, staged: Staged) -> Stored:
     """Store a new version of a dataset: its images and those of the archive, which win where a path is in both."""
     with context.service.database.reading() as session:
-        old = uploads.get_upload(session, DatasetRow, name)
-    unpacked = await _unpack(context, staged)
-    return await asyncio.to_thread(_save_added, context, old, unpacked)
+        uploads.get_upload(session, DatasetRow, name)
+    unpacked = await unpack_dataset(context, staged)
+    return await asyncio.to_thread(_save_added, context, name, unpacked)
 
 
-async def _inspect_model(context: Context, request: dict[str, Any], staged: Staged) -> dict[str, Any]:
+async def inspect_model(context: Context, staged: Staged) -> dict[str, Any]:
+    """Return what the child says of a model: facts, and its files laid out beside the upload. Raises ModelProblem."""
+    folder = staged.path.parent / "model"
+    folder.mkdir()
+    request = {"path": str(staged.path), "folder": str(folder)}
     try:
         return await _run(context, _INSPECT_MODEL, request, staged)
     except (WorkerOom, StepTimeout) as problem:
@@ -61,7 +60,8 @@ async def _inspect_model(context: Context, request: dict[str, Any], staged: Stag
         raise ModelParserCrashed(reason=problem.facts.get("reason", "")) from problem
 
 
-async def _unpack(context: Context, staged: Staged) -> dict[str, Any]:
+async def unpack_dataset(context: Context, staged: Staged) -> dict[str, Any]:
+    """Return what the child says of an archive of images: facts, pack and listing. Raises ArchiveProblem, ImageProblem."""
     folder = staged.path.parent
     request = {"archive": str(staged.path), "pack": str(folder / "pack"), "listing": str(folder / "listing.json")}
     answer = await _run(context, _UNPACK_DATASET, request, staged)
@@ -80,7 +80,8 @@ async def _run(context: Context, target: str, request: dict[str, Any], staged: S
         return await run_child(call)
 
 
-def _save_model(context: Context, name: str, facts: dict[str, Any]) -> Stored:
+def save_model(context: Context, name: str, facts: dict[str, Any]) -> Stored:
+    """Store an inspected model: its blobs, then its row."""
     files = facts.pop("files")
     for file in files:
         context.service.blobs.put(Path(file["path"]), file["sha256"])
@@ -89,17 +90,25 @@ def _save_model(context: Context, name: str, facts: dict[str, Any]) -> Stored:
     return _save(context, row)
 
 
-def _save_dataset(context: Context, name: str, unpacked: dict[str, Any]) -> Stored:
+def save_dataset(context: Context, name: str, unpacked: dict[str, Any]) -> Stored:
+    """Store an unpacked dataset: its blobs, then its row."""
     listing = json.loads(Path(unpacked["listing"]).read_text(encoding="utf-8"))
     _keep_pack(context, listing, unpacked)
-    return _save_listing(context, name, listing, Path(unpacked["listing"]))
+    return _save(context, _listing_row(context, name, listing, Path(unpacked["listing"])))
 
 
-def _save_added(context: Context, old: DatasetRow, unpacked: dict[str, Any]) -> Stored:
+def _save_added(context: Context, reference: str, unpacked: dict[str, Any]) -> Stored:
     added = json.loads(Path(unpacked["listing"]).read_text(encoding="utf-8"))
     _keep_pack(context, added, unpacked)
-    known = json.loads(context.service.blobs.fetch(old.listing).read_text(encoding="utf-8"))
-    return _save_listing(context, old.name, merge_listings(known, added), Path(unpacked["listing"]))
+    while True:  # until nobody else has given the name a new version in between
+        with context.service.database.reading() as session:
+            old = uploads.get_upload(session, DatasetRow, reference)
+            seen = uploads.get_upload(session, DatasetRow, old.name).id
+        known = json.loads(context.service.blobs.fetch(old.listing).read_text(encoding="utf-8"))
+        row = _listing_row(context, old.name, merge_listings(known, added), Path(unpacked["listing"]))
+        with context.service.database.transaction() as session:
+            if uploads.lock_name(session, DatasetRow, old.name) == seen:
+                return Stored(*uploads.save_upload(session, row))
 
 
 def _keep_pack(context: Context, listing: dict[str, Any], unpacked: dict[str, Any]) -> None:
@@ -110,12 +119,12 @@ def _keep_pack(context: Context, listing: dict[str, Any], unpacked: dict[str, An
     context.service.blobs.put(pack, digest)
 
 
-def _save_listing(context: Context, name: str, listing: dict[str, Any], path: Path) -> Stored:
+def _listing_row(context: Context, name: str, listing: dict[str, Any], path: Path) -> DatasetRow:
     path.write_text(json.dumps(listing, sort_keys=True), encoding="utf-8")
     body = sha256_of(path)
     context.service.blobs.put(path, body)
     packs = sorted({entry["pack"] for entry in listing["files"]})
-    return _save(context, DatasetRow(name=name, listing=body, packs=packs, **summary_from_listing(listing)))
+    return DatasetRow(name=name, listing=body, packs=packs, **summary_from_listing(listing))
 
 
 def _save(context: Context, row: Any) -> Stored:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from app.api.context import InContext, InService
@@ -16,6 +17,7 @@ from app.api.staging import stage_body, staging_folder
 from app.db import results, uploads
 from app.db.database import Session
 from app.db.rows import DatasetRow, ModelRow, TableRow
+from app.errors import SpecProblem
 from app.jobs.context import Service
 from app.jobs.submit import lookup
 from app.quant.ort_table import format_ort_table
@@ -103,7 +105,10 @@ async def get_qdq(
     exclude: Annotated[tuple[str, ...], Query(max_length=1000)] = (),
 ) -> Response:
     """Return the table's model with Q/DQ pairs: for TensorRT 11, TensorRT-RTX and ONNX Runtime."""
-    quantize = QuantizeSpec(placement=placement, float_type=float_type, exclude=exclude)
+    try:
+        quantize = QuantizeSpec(placement=placement, float_type=float_type, exclude=exclude)
+    except ValidationError as error:
+        raise SpecProblem(reason=f"exclude: {error.errors()[0]['msg']}") from error
     with context.service.database.reading() as session:
         row = results.get_table(session, table_id)
     digest = await quantized_digest(context, row, quantize)

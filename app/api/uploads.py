@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.api.context import Context, InContext, InService
 from app.api.documents import dataset_document, model_document
-from app.api.forms import stage_form
+from app.api.forms import Fields, stage_form
 from app.api.inspection import Stored, add_to_dataset, store_dataset, store_model
 from app.api.paging import InPage, page_document
 from app.api.staging import Staged, stage_body, staging_folder
@@ -113,7 +113,7 @@ async def _put(kind: _Kind, name: str, request: Request, response: Response, con
 
 async def _post(kind: _Kind, request: Request, response: Response, context: Context) -> dict[str, Any]:
     async with staging_folder(context.service.settings) as folder:
-        form = await stage_form(request, context.service.settings, folder, ("file", "name"))
+        form = await stage_form(request, context.service.settings, folder, Fields(("file",), ("name",)))
         name = valid_name(form.fields.get("name", ""))
         return _answer(kind, response, await kind.store(context, name, form.file("file")))
 

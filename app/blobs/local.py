@@ -4,9 +4,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import structlog
+
 from app.blobs.durable import raising_problems, sync_folder
-from app.blobs.store import CHUNK_BYTES, verify
+from app.blobs.store import CHUNK_BYTES, sha256_of
 from app.errors import BlobCorrupt
+
+log = structlog.get_logger()
 
 
 class LocalBlobs:
@@ -14,6 +18,8 @@ class LocalBlobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        #: What a file looked like when its digest was found right; it is hashed again only when that has changed.
+        self._verified: dict[str, tuple[int, int, int]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, path: Path, digest: str) -> None:
@@ -41,8 +47,27 @@ class LocalBlobs:
                 yield chunk
 
     def fetch(self, digest: str) -> Path:
+        self.verify(digest)
+        return self._path(digest)
+
+    def has(self, digest: str) -> bool:
+        return self._path(digest).is_file()
+
+    def verify(self, digest: str) -> None:
+        """Raise BlobCorrupt where the bytes are gone or wrong; wrong ones are set aside, so that they are made anew."""
         self.size(digest)
-        return verify(self._path(digest), digest)
+        path = self._path(digest)
+        now = path.stat()
+        looks = (now.st_ino, now.st_size, now.st_mtime_ns)
+        if self._verified.get(digest) == looks:
+            return
+        if sha256_of(path) != digest:
+            aside = self._folder / "quarantine"
+            aside.mkdir(exist_ok=True)
+            path.replace(aside / f"{digest}-{now.st_mtime_ns}")
+            log.error("a blob was changed and is set aside", digest=digest)
+            raise BlobCorrupt(digest=digest)
+        self._verified[digest] = looks
 
     def check(self) -> None:
         with raising_problems():

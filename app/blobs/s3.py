@@ -11,7 +11,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 
 from app.blobs.durable import raising_problems
-from app.blobs.store import CHUNK_BYTES, verify
+from app.blobs.store import CHUNK_BYTES, sha256_of
 from app.errors import BlobCorrupt, StorageUnavailable
 
 
@@ -52,7 +52,20 @@ class S3Blobs:
                     for chunk in self.read(digest, 0, self.size(digest)):
                         file.write(chunk)
                 staged.replace(path)
-        return verify(path, digest)
+        if sha256_of(path) != digest:
+            path.unlink()
+            raise BlobCorrupt(digest=digest)
+        return path
+
+    def has(self, digest: str) -> bool:
+        try:
+            self.size(digest)
+        except BlobCorrupt:
+            return False
+        return True
+
+    def verify(self, digest: str) -> None:
+        self.size(digest)
 
     def check(self) -> None:
         with _raising_problems():

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from app.errors import BlobCorrupt
-
 CHUNK_BYTES = 1 << 20
 
 
@@ -22,6 +20,14 @@ class BlobStore(Protocol):
 
     def size(self, digest: str) -> int:
         """Return the number of bytes. Raises BlobCorrupt when there are none under that digest."""
+        ...
+
+    def has(self, digest: str) -> bool:
+        """Return whether there are bytes under that digest."""
+        ...
+
+    def verify(self, digest: str) -> None:
+        """Raise BlobCorrupt where the bytes are gone or, as far as this store can tell cheaply, wrong."""
         ...
 
     def read(self, digest: str, start: int, end: int) -> Iterator[bytes]:
@@ -41,10 +47,3 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 hex of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify(path: Path, digest: str) -> Path:
-    """Return path if its bytes have that digest. Raises BlobCorrupt."""
-    if sha256_of(path) != digest:
-        raise BlobCorrupt(digest=digest)
-    return path

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -82,10 +83,15 @@ async def _converse(process: Process, call: ChildCall, report: Report, watch: Wa
 
 async def _events(process: Process, watch: Watch) -> AsyncIterator[dict[str, Any]]:
     assert process.stdout is not None
+    watched_at = time.monotonic()
     while True:
         reading = asyncio.ensure_future(process.stdout.readline())
-        while not (await asyncio.wait({reading}, timeout=_WATCH_SECONDS))[0]:
-            watch()
+        is_read = False
+        while not is_read:
+            is_read = bool((await asyncio.wait({reading}, timeout=_WATCH_SECONDS))[0])
+            if time.monotonic() - watched_at >= _WATCH_SECONDS:  # by the clock: a busy child is watched as well
+                watched_at = time.monotonic()
+                watch()
         if not (line := reading.result()):
             return
         yield json.loads(line)

@@ -1,6 +1,7 @@
 """The database: SQLite for one host, Postgres for many; one transaction per request or step."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from sqlalchemy.orm import Session
 from app.errors import DatabaseUnavailable
 
 log = structlog.get_logger()
+
+_RETRY_SECONDS = 0.5
 
 #: The first releases without the bug that may lose a checkpointed WAL (sqlite.org/wal.html, "WAL-reset bug").
 _WAL_FIXED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
@@ -32,8 +35,10 @@ def raising_problems() -> Iterator[None]:
 class Database:
     """One pool of connections. `transaction()` is the only way in and holds the only commit."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience_seconds: float = 0) -> None:
+        """Open the database. A worker is patient: it waits so long for one that does not answer, and keeps its work."""
         self.url = url
+        self._patience_seconds = patience_seconds
         self.is_sqlite = url.startswith("sqlite")
         self._engine = sa.create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=16)
         if self.is_sqlite:
@@ -61,7 +66,20 @@ class Database:
     @contextmanager
     def _session(self, engine: sa.Engine) -> Iterator[Session]:
         with raising_problems(), Session(engine, expire_on_commit=False) as session:
+            self._begin(session)
             yield session
+
+    def _begin(self, session: Session) -> None:
+        until = time.monotonic() + self._patience_seconds
+        while True:
+            try:
+                session.connection()
+                return
+            except sqlalchemy.exc.OperationalError:
+                session.rollback()
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(_RETRY_SECONDS)
 
     def migration_connection(self) -> Any:
         """Return a connection in a transaction, as a context manager, for alembic."""

@@ -21,15 +21,14 @@ def find_by_key(session: Session, kind: type[Keyed], key: str) -> Keyed | None:
 
 
 def save_by_key(session: Session, row: Keyed) -> None:
-    """Store a result unless its key is there already: the same input gives the same result."""
-    if session.get(type(row), row.key) is None:
-        session.add(row)
+    """Store a result, in place of an earlier one of its key, whose bytes may be lost."""
+    session.merge(row)
 
 
-def nearest_observation(session: Session, model_name: str) -> ObservationRow | None:
-    """Return the newest observation of any version of a model name."""
+def recent_observations(session: Session, model_name: str) -> list[ObservationRow]:
+    """Return the last twenty observations of any version of a model name, newest first."""
     named = sa.select(ObservationRow).where(ObservationRow.model_name == model_name)
-    return session.scalar(named.order_by(ObservationRow.created_at.desc()).limit(1))
+    return list(session.scalars(named.order_by(ObservationRow.created_at.desc()).limit(20)))
 
 
 def find_table(session: Session, key: str) -> TableRow | None:
@@ -115,9 +114,10 @@ def find_engine(session: Session, key: str) -> EngineRow | None:
 
 
 def save_engine(session: Session, row: EngineRow) -> EngineRow:
-    """Store an engine, or return the one that another job built under the same key meanwhile."""
+    """Store an engine and return its row; one that was built anew, because its plan was lost, keeps its id."""
     known = find_engine(session, row.key)
     if known is not None:
+        known.plan, known.plan_bytes, known.facts = row.plan, row.plan_bytes, row.facts
         return known
     row.id = new_id("eng")
     session.add(row)

@@ -48,6 +48,12 @@ def list_uploads(session: Session, kind: type[Upload], page: Page) -> tuple[list
     return page_from_rows(session, kind, sa.select(kind), page)
 
 
+def lock_name(session: Session, kind: type[Any], name: str) -> str | None:
+    """Return the id that a name points to, and hold the name until the transaction ends."""
+    row = session.get(NameRow, (_KINDS[kind][0], name), with_for_update=True)
+    return row.target_id if row else None
+
+
 def current_digest(session: Session, kind: type[Any], name: str) -> str | None:
     """Return the digest that a name points to now."""
     row = find_upload(session, kind, name)

@@ -35,6 +35,8 @@ def running_jobs(session: Session) -> dict[str, str]:
 def claim_step(session: Session, key: str, job_id: str, attempt: int) -> bool:
     """Take a step for this attempt; False while another live attempt works on it."""
     claim = session.get(ClaimRow, key, with_for_update=True)
+    if claim is not None and claim.job_id == job_id and claim.attempt > attempt:
+        return False
     if claim is not None and (claim.job_id, claim.attempt) != (job_id, attempt):
         owner = session.get(JobRow, claim.job_id)
         if owner is not None and owner.state == "running" and owner.attempt == claim.attempt and owner.id != job_id:
@@ -49,6 +51,7 @@ def claim_step(session: Session, key: str, job_id: str, attempt: int) -> bool:
     return True
 
 
-def drop_claim(session: Session, key: str, job_id: str) -> None:
-    """Give a step up, done or not."""
-    session.execute(sa.delete(ClaimRow).where(ClaimRow.key == key, ClaimRow.job_id == job_id))
+def drop_claim(session: Session, key: str, job_id: str, attempt: int) -> None:
+    """Give a step up, done or not; a claim that another attempt has taken over stays."""
+    mine = (ClaimRow.key == key, ClaimRow.job_id == job_id, ClaimRow.attempt == attempt)
+    session.execute(sa.delete(ClaimRow).where(*mine))

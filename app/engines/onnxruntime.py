@@ -51,11 +51,36 @@ class OnnxRuntimeRunner:
         first = session.get_inputs()[0]
         self._input, self._type = first.name, _NUMPY_TYPES.get(first.type, np.float32)
         self._outputs = [output.name for output in session.get_outputs()]
+        batch = first.shape[0] if first.shape else None
+        self._fixed_batch = batch if isinstance(batch, int) else None
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """Return each output by name for a batch fed to the model's first input, as float32 where it is float."""
+        """Return each output by name for a batch fed to the model's first input.
+
+        A model with a fixed batch gets the images in portions of it, the last one filled up with its last image.
+        """
+        if self._fixed_batch in (None, len(batch)):
+            return self._run(batch)
+        size = self._fixed_batch
+        portions = [_filled(batch[start : start + size], size) for start in range(0, len(batch), size)]
+        answers = [self._run(portion) for portion in portions]
+        return {name: _joined([answer[name] for answer in answers], size, len(batch)) for name in self._outputs}
+
+    def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         values = self._session.run(self._outputs, {self._input: batch.astype(self._type, copy=False)})
         return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
+
+
+def _filled(portion: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([portion, np.repeat(portion[-1:], size - len(portion), axis=0)])
+
+
+def _joined(parts: list[np.ndarray], size: int, images: int) -> np.ndarray:
+    """Return the outputs of all portions as one; the rows of the images that filled up the last one are dropped."""
+    if parts[0].ndim == 0:
+        return np.stack(parts)
+    joined = np.concatenate(parts)
+    return joined[:images] if len(parts[0]) == size else joined
 
 
 class OnnxRuntimeBackend:

@@ -30,6 +30,9 @@ def _check_onnxruntime(engine: EngineSpec, quantize: QuantizeSpec) -> None:
         # Measured with ONNX Runtime 1.32: its optimizer rounds the steps of the bias to fp16, where they underflow.
         reason = "onnxruntime computes fp16 Q/DQ models wrongly; use fp32 there"
         raise UnsupportedOption(option="quantize.float_type fp16", reason=reason)
+    if engine.optimization_level != EngineSpec().optimization_level or engine.workspace_bytes is not None:
+        reason = "it is an option of the TensorRT backends; leave it out"
+        raise UnsupportedOption(option="engine.optimization_level or workspace_bytes", reason=reason)
     if engine.compute_capability:
         reason = "onnxruntime engines run on any CPU; leave it out or choose backend tensorrt-rtx"
         raise UnsupportedOption(option="engine.compute_capability", reason=reason)

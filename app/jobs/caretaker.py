@@ -8,7 +8,7 @@ import structlog
 from app.db import jobs, workers
 from app.db.database import Database, Session
 from app.db.rows import JobRow
-from app.errors import CrashLoop, Problem, WorkerUnavailable
+from app.errors import Problem, WorkerUnavailable
 from app.jobs.queue import JobQueue
 from app.settings import Settings
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 _TICK_SECONDS = 1.0
 #: An enqueued job's row is this old before it counts as an orphan: the API enqueues right after its commit.
 _ORPHAN_AGE = timedelta(seconds=3)
-#: A job whose workflow has ended gets so long to write its own end.
+#: A running job whose workflow has ended gets so long to write its own end; then its run counts as a crash.
 _LOST_AGE = timedelta(seconds=30)
 
 
@@ -55,12 +55,17 @@ class Caretaker(threading.Thread):
         elif row.state == "queued" and now - row.created_at > _ORPHAN_AGE and not self._queue.is_known(row.id):
             log.info("orphan enqueued", job=row.id)
             self._queue.put(row.id, row.queue, row.priority)
-        elif now - (row.stage_started_at or row.created_at) > _LOST_AGE and self._queue.has_ended(row.id):
-            self._end(row, CrashLoop(attempts=row.crashes + 1))
+        elif ((row.attempt and row.state == "queued") or _is_old(row, now)) and self._queue.has_ended(row.id):
+            log.info("job enqueued again", job=row.id, state=row.state)
+            self._queue.put_again(row.id, row.queue, row.priority)
 
     def _end(self, row: JobRow, problem: Problem) -> None:
         with self._database.transaction() as session:
             jobs.end_unfenced(session, row.id, "failed", problem.to_job_error())
+
+
+def _is_old(row: JobRow, now: datetime) -> bool:
+    return now - (row.stage_started_at or row.created_at) > _LOST_AGE
 
 
 def live_queues(session: Session, dead_after_seconds: float) -> set[str]:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from app import keys
 from app.blobs.store import BlobStore
@@ -11,6 +11,8 @@ from app.db.database import Session
 from app.db.rows import EngineRow, ObservationRow, ReportRow, TableRow
 from app.resolved import ResolvedJob
 from app.worker.stages.derive import find_job_table
+
+Found = TypeVar("Found", ObservationRow, TableRow)
 
 #: Facts of an observation in the order in which they are named as the reason of a miss.
 _REASONS = ("preprocess", "grid", "batch_size", "max_images", "converge", "observe", "bad_images", "observer", "decoder")
@@ -49,11 +51,17 @@ def find_hits(session: Session, blobs: BlobStore, job: ResolvedJob) -> Hits:
     if job.spec.calibration is not None:
         observation = results.find_by_key(session, ObservationRow, keys.observation_key(job))
         table = find_job_table(session, job)
+    observation, table = _if_there(blobs, observation), _if_there(blobs, table)
     engine = _find_engine(session, job, table)
+    engine = engine if engine and blobs.has(engine.plan) else None
     is_judged = engine is not None and job.is_judged
     report = results.find_by_key(session, ReportRow, keys.judge_key(job, engine.key)) if engine and is_judged else None
     hits = Hits(observation, table, engine, report)
     return Hits(observation, table, engine, report, None if hits.is_full(job) else _reason(session, blobs, job, hits))
+
+
+def _if_there(blobs: BlobStore, row: Found | None) -> Found | None:
+    return row if row is not None and blobs.has(row.body) else None
 
 
 def _find_engine(session: Session, job: ResolvedJob, table: TableRow | None) -> EngineRow | None:
@@ -68,11 +76,15 @@ def _word(row: object) -> str:
 
 def _reason(session: Session, blobs: BlobStore, job: ResolvedJob, hits: Hits) -> str:
     if job.spec.calibration is None or hits.table is not None:
-        return "engine changed" if hits.engine is None else "judge changed"
+        return "engine never built" if hits.engine is None else "judge changed"
     if hits.observation is not None:
         return _method_reason(session, job)
-    earlier = results.nearest_observation(session, job.model.name)
-    return _changes(blobs, earlier.facts, keys.observation_facts(job)) if earlier else "never computed"
+    wanted = keys.observation_facts(job)
+    earlier = results.recent_observations(session, job.model.name)
+    if not earlier:
+        return "never computed"
+    nearest = min(earlier, key=lambda row: _distance(row.facts, wanted))
+    return _changes(blobs, nearest.facts, wanted)
 
 
 def _method_reason(session: Session, job: ResolvedJob) -> str:
@@ -80,7 +92,13 @@ def _method_reason(session: Session, job: ResolvedJob) -> str:
     assert job.spec.calibration is not None
     wanted = job.spec.calibration.method
     others = [table.method for table in tables if table.method != wanted]
-    return f"method changed: {others[0]} -> {wanted}" if others else "method parameters changed" if tables else "never derived"
+    if any(table.method == wanted for table in tables):
+        return "quantize or judge changed" if wanted == "auto" else "method parameters changed"
+    return f"method changed: {others[0]} -> {wanted}" if others else "never derived"
+
+
+def _distance(old: dict[str, Any], new: dict[str, Any]) -> int:
+    return sum(old.get(name) != new.get(name) for name in ("model", "dataset", *_REASONS))
 
 
 def _changes(blobs: BlobStore, old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -64,6 +64,12 @@ class JobQueue:
         with raising_problems():
             self._client.enqueue(options, job_id)
 
+    def put_again(self, job_id: str, queue: str, priority: int) -> None:
+        """Enqueue a job whose run has ended without ending the job: given back by a stopping worker, or lost."""
+        with raising_problems():
+            self._client.delete_workflow(job_id)
+        self.put(job_id, queue, priority)
+
     def cancel(self, job_id: str) -> None:
         """Take the job out of its queue; one that runs is ended by its worker, which watches the job's row."""
         with raising_problems():

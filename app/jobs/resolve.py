@@ -7,9 +7,9 @@ from typing import Any
 from app.db import uploads, workers
 from app.db.database import Session
 from app.db.rows import DatasetRow, ModelRow, WorkerRow
-from app.engines.rules import check_engine_spec
-from app.errors import DatasetTooSmall, SpecProblem, UnsupportedOption, WorkerUnavailable
+from app.errors import WorkerUnavailable
 from app.inputs.preprocess import resolve_preprocess, resolve_shapes
+from app.jobs.checks import check_gate_can_be_told, check_spec
 from app.resolved import ResolvedDataset, ResolvedJob, ResolvedModel, StoredFile, Tools
 from app.settings import Settings
 from app.spec import EngineSpec, JobSpec
@@ -59,72 +59,62 @@ def installed_tools() -> Tools:
     return Tools(observer=runtime, decoder=f"pillow {importlib.metadata.version('pillow')}", judge=runtime, backend=None)
 
 
+@dataclass(frozen=True)
+class JobRows:
+    """The uploads that a job names; rows that are not stored yet may be asked about as well."""
+
+    model: ModelRow
+    dataset: DatasetRow | None
+    judge_dataset: DatasetRow | None
+
+
 def resolve_job(session: Session, spec: JobSpec, fleet: Fleet) -> tuple[ResolvedJob, str]:
+    """Return the resolved job and its queue. Raises NotFound and what `resolve_rows` raises."""
+    rows = JobRows(
+        model=uploads.get_upload(session, ModelRow, spec.model),
+        dataset=uploads.get_upload(session, DatasetRow, spec.dataset) if spec.dataset else None,
+        judge_dataset=uploads.get_upload(session, DatasetRow, spec.judge.dataset) if spec.judge.dataset else None,
+    )
+    return resolve_rows(spec, rows, fleet)
+
+
+def resolve_rows(spec: JobSpec, rows: JobRows, fleet: Fleet) -> tuple[ResolvedJob, str]:
     """Return the resolved job and its queue.
 
-    Raises NotFound, SpecProblem, UnsupportedOption, PreprocessRequired, InputLayoutMismatch, ShapeProfileRequired,
+    Raises SpecProblem, UnsupportedOption, PreprocessRequired, InputLayoutMismatch, ShapeProfileRequired,
     ShapeProfileInvalid, DatasetTooSmall, ComputeCapability... and WorkerUnavailable, all before any work.
     """
-    model = uploads.get_upload(session, ModelRow, spec.model)
-    dataset = uploads.get_upload(session, DatasetRow, spec.dataset) if spec.dataset else None
-    judged = uploads.get_upload(session, DatasetRow, spec.judge.dataset) if spec.judge.dataset else None
-    spec = _decide(spec, model.facts["inputs"], fleet, needs_images=dataset is not None or judged is not None)
-    _check(spec, dataset)
+    spec = _decide(spec, rows, fleet)
+    check_spec(spec, rows.model.facts["inputs"], rows.dataset.images if rows.dataset else None)
     queue = _queue(spec, fleet)
     job = ResolvedJob(
-        spec=spec, model=resolved_model(model), dataset=_dataset(dataset), judge_dataset=_dataset(judged),
+        spec=spec, model=resolved_model(rows.model), dataset=_dataset(rows.dataset), judge_dataset=_dataset(rows.judge_dataset),
         tools=fleet.tools(queue, spec.engine.backend if spec.engine else None),
     )  # fmt: skip
-    if spec.judge.gate and not job.is_judged:
-        raise SpecProblem(reason="judge.gate needs an INT8 engine and images to judge it on")
+    check_gate_can_be_told(job)
     return job, queue
 
 
-def _decide(spec: JobSpec, inputs: list[dict[str, Any]], fleet: Fleet, needs_images: bool) -> JobSpec:
+def _decide(spec: JobSpec, rows: JobRows, fleet: Fleet) -> JobSpec:
     decided: dict[str, Any] = {}
-    if needs_images:
+    inputs = rows.model.facts["inputs"]
+    if rows.dataset or rows.judge_dataset:
         decided["preprocess"] = resolve_preprocess(spec.preprocess, inputs)
     if spec.engine is not None:
         backend = spec.engine.backend or _default_backend(fleet)
         shapes = resolve_shapes(spec.engine.shapes, inputs)
-        if not spec.is_quantized:
-            decided["calibration"] = None  # a float engine needs no table, so none is computed by the way
         decided["engine"] = EngineSpec.model_validate(spec.engine.model_dump() | {"backend": backend, "shapes": shapes})
+    if spec.engine is not None and not spec.is_quantized:
+        decided["calibration"] = None  # a float engine needs no table, so none is computed by the way
+    elif (
+        spec.calibration and spec.calibration.max_images and rows.dataset and spec.calibration.max_images >= rows.dataset.images
+    ):
+        decided["calibration"] = spec.calibration.model_copy(update={"max_images": None})  # all of them is all of them
     return spec.model_copy(update=decided)
 
 
 def _default_backend(fleet: Fleet) -> str:
     return next((backend for backend in _DEFAULT_BACKENDS if fleet.find_queue(backend)), "onnxruntime")
-
-
-def _check(spec: JobSpec, dataset: DatasetRow | None) -> None:
-    if spec.engine is not None:
-        check_engine_spec(spec.engine, spec.quantize)
-    calibration = spec.calibration
-    if calibration is None:
-        return
-    if calibration.is_native and (spec.engine is None or spec.engine.backend != "tensorrt"):
-        raise UnsupportedOption(option=calibration.method, reason="it needs engine.backend tensorrt; use entropy or minmax")
-    wanted = calibration.batch_size if calibration.is_native else 1
-    if dataset is not None and dataset.images < wanted:
-        raise DatasetTooSmall(images=dataset.images, needed=wanted, reason="a native calibrator takes whole batches")
-    for option, is_asked in _not_offered(spec).items():
-        if is_asked:
-            raise UnsupportedOption(option=option, reason="this version computes without it; leave it at its default")
-
-
-def _not_offered(spec: JobSpec) -> dict[str, bool]:
-    calibration, quantize = spec.calibration, spec.quantize
-    assert calibration is not None
-    return {
-        "calibration.observer tensorrt": calibration.observer == "tensorrt",
-        "calibration.shards": calibration.shards is not None,
-        "calibration.converge": calibration.converge is not None,
-        "quantize.equalize": quantize.equalize,
-        "quantize.bias_correction": quantize.bias_correction,
-        "quantize.placement measured": quantize.placement == "measured",
-        "judge.latency": spec.judge.latency,
-    }
 
 
 def _queue(spec: JobSpec, fleet: Fleet) -> str:

@@ -11,7 +11,7 @@ from app.db.rows import JobRow, new_id
 from app.errors import GateMissed, Problem
 from app.jobs.context import Service
 from app.jobs.hits import Hits, find_hits
-from app.jobs.resolve import live_fleet, resolve_job
+from app.jobs.resolve import JobRows, live_fleet, resolve_job, resolve_rows
 from app.quant.judge import check_gate
 from app.resolved import ResolvedJob
 from app.spec import JobSpec
@@ -36,17 +36,24 @@ def submit(service: Service, spec: JobSpec) -> Submitted:
 
     Raises what `resolve_job` raises. The job exists as soon as this returns, whatever happens to this process.
     """
-    with service.database.transaction() as session:
+    with service.database.reading() as session:
         fleet = live_fleet(session, service.settings)
         job, queue = resolve_job(session, spec, fleet)
         hits = find_hits(session, service.blobs, job)
-        row = _row(job, queue, hits, _START_SECONDS if fleet.is_starting else 0)
-        if hits.is_full(job):
-            _answer(row, job, hits)
+    row = _row(job, queue, hits, _START_SECONDS if fleet.is_starting else 0)
+    if hits.is_full(job):
+        _answer(row, job, hits)
+    with service.database.transaction() as session:
         row, joined = jobs.add_job(session, row)
     if row.state == "queued" and not joined:
         _enqueue(service, row)
     return Submitted(row, joined)
+
+
+def check(service: Service, spec: JobSpec, rows: JobRows) -> None:
+    """Raise what `submit` would raise for uploads that are not stored yet."""
+    with service.database.reading() as session:
+        resolve_rows(spec, rows, live_fleet(session, service.settings))
 
 
 def lookup(service: Service, spec: JobSpec) -> Hits:

@@ -69,8 +69,9 @@ class Run:
     _told_at: float = 0.0
 
     def enter(self, stage: str) -> None:
-        """Begin a stage. Raises JobLost."""
+        """Begin a stage. Raises JobLost or WorkerStopping."""
         self.stage = stage
+        self.watch()
         now = {"stage": stage, "progress_done": 0, "progress_total": None, "stage_started_at": jobs.now()}
         with self.worker.database.transaction() as session:
             self._must(jobs.change_job(session, self.fence, **now))
@@ -125,7 +126,7 @@ class Run:
     @contextmanager
     def claim(self, key: str) -> Iterator[None]:
         """Hold the step with that key, waiting while another job works on it. Raises JobLost or WorkerStopping."""
-        owner = (key, self.fence.job_id)
+        owner = (key, self.fence.job_id, self.fence.attempt)
         while not self._try_claim(key):
             self.watch()
             time.sleep(_CLAIM_POLL_SECONDS)

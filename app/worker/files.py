@@ -1,5 +1,6 @@
 """Bring a job's inputs from the blobs to paths that a child can open."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ def model_path(blobs: BlobStore, model: ResolvedModel, folder: Path) -> str:
         target = folder / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
-            _lay(blobs.fetch(file.sha256), target)
+            # A copy: onnx refuses external data that is a link of any kind.
+            shutil.copyfile(blobs.fetch(file.sha256), target)
     return str(folder / model.files[0].name)
 
 
@@ -22,11 +24,3 @@ def dataset_files(blobs: BlobStore, dataset: ResolvedDataset) -> dict[str, Any]:
     """Return {"listing": path, "packs": {digest: path}}, all checked against their digests."""
     packs = {digest: str(blobs.fetch(digest)) for digest in dataset.packs}
     return {"listing": str(blobs.fetch(dataset.listing)), "packs": packs}
-
-
-def _lay(source: Path, target: Path) -> None:
-    # onnx refuses external data behind a symbolic link; a hard link costs nothing where both are on one file system.
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        target.write_bytes(source.read_bytes())

@@ -18,7 +18,7 @@ def find_or_build(run: Run, table: TableRow | None) -> EngineRow:
     with run.claim(key):
         with run.worker.database.reading() as session:
             known = results.find_engine(session, key)
-        return known or _build(run, table, key)
+        return known if known and run.worker.blobs.has(known.plan) else _build(run, table, key)
 
 
 def _build(run: Run, table: TableRow | None, key: str) -> EngineRow:

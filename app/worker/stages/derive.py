@@ -26,9 +26,12 @@ _TOLD = ("tensors", "dead", "skipped")
 def find_or_derive(run: Run) -> TableRow:
     """Return the job's table, derived now unless somebody has. Raises TableNondeterministic."""
     assert run.job.spec.calibration is not None
-    with run.worker.database.reading() as session:
-        known = find_job_table(session, run.job)
-    return known or _derive(run, keys.table_key(run.job), run.job.spec.calibration.method)
+    key = keys.table_key(run.job)
+    with run.claim(key):
+        with run.worker.database.reading() as session:
+            known = find_job_table(session, run.job)
+        is_there = known is not None and run.worker.blobs.has(known.body)
+        return known if known and is_there else _derive(run, key, run.job.spec.calibration.method)
 
 
 def find_job_table(session: Session, job: ResolvedJob) -> TableRow | None:

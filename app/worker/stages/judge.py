@@ -15,9 +15,10 @@ STEP = "app.worker.steps.judge:judge"
 def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     """Return the report on the job's engine, measured now unless somebody has."""
     key = keys.judge_key(run.job, engine.key)
-    with run.worker.database.reading() as session:
-        known = results.find_by_key(session, ReportRow, key)
-    return known or _judge(run, engine, table)
+    with run.claim(key):
+        with run.worker.database.reading() as session:
+            known = results.find_by_key(session, ReportRow, key)
+        return known or _judge(run, engine, table)
 
 
 def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
@@ -25,8 +26,6 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     tested = engine.plan if engine.backend == "onnxruntime" else find_or_quantize(run, table).body
     run.enter("judge")
     report = run.child(STEP, _request(run, tested))
-    report["method"] = table.facts.get("chosen") or table.method
-    report["candidates"] = table.facts.get("candidates")
     row = ReportRow(key=keys.judge_key(run.job, engine.key), engine_id=engine.id, report=report)
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)

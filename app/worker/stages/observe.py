@@ -15,7 +15,7 @@ def find_or_observe(run: Run) -> ObservationRow:
     with run.claim(key):
         with run.worker.database.reading() as session:
             known = results.find_by_key(session, ObservationRow, key)
-        return known or _observe(run, key)
+        return known if known and run.worker.blobs.has(known.body) else _observe(run, key)
 
 
 def _observe(run: Run, key: str) -> ObservationRow:

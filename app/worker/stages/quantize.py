@@ -12,9 +12,10 @@ STEP = "app.worker.steps.quantize:quantize"
 def find_or_quantize(run: Run, table: TableRow) -> QuantizedRow:
     """Return the Q/DQ model of the job's model and this table, made now unless somebody has."""
     key = keys.quantized_key(run.job.model.digest, table.body, run.job.spec.quantize)
-    with run.worker.database.reading() as session:
-        known = results.find_by_key(session, QuantizedRow, key)
-    return known or _quantize(run, table, key)
+    with run.claim(key):
+        with run.worker.database.reading() as session:
+            known = results.find_by_key(session, QuantizedRow, key)
+        return known if known and run.worker.blobs.has(known.body) else _quantize(run, table, key)
 
 
 def _quantize(run: Run, table: TableRow, key: str) -> QuantizedRow:

@@ -1,0 +1,91 @@
+"""POST /v1/engines: one request uploads a model and images and submits a job; nothing is stored unless all of it is good."""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from app.api.context import Context, InContext
+from app.api.forms import Fields, Form, stage_form
+from app.api.inspection import inspect_model, save_dataset, save_model, unpack_dataset
+from app.api.jobs import Wait, submit_and_wait
+from app.api.staging import Staged, staging_folder
+from app.api.uploads import valid_name
+from app.db.rows import DatasetRow, ModelRow
+from app.errors import NameInvalid, SpecProblem
+from app.jobs.resolve import JobRows
+from app.jobs.submit import check
+from app.spec import JobSpec
+
+router = APIRouter(prefix="/v1")
+
+_FIELDS = Fields(files=("model", "images"), texts=("spec",))
+_FORM = {"requestBody": {"content": {"multipart/form-data": {"schema": {"type": "object", "required": ["model"]}}}}}
+_PLACEHOLDER = "form"
+
+
+@router.post("/engines", status_code=202, openapi_extra=_FORM)
+async def post_engine(request: Request, response: Response, context: InContext, wait: Wait = 0) -> dict[str, Any]:
+    """Do it all at once: the form has the files `model` and `images`, and `spec` (JSON without model and dataset).
+
+    The uploads are named after their files. `images` may be left out where the spec needs none.
+    """
+    settings = context.service.settings
+    async with staging_folder(settings) as folder:
+        form = await stage_form(request, settings, folder, _FIELDS)
+        spec = _spec_from_form(form)
+        model = await inspect_model(context, await _apart(form.file("model"), "m"))
+        images = await unpack_dataset(context, await _apart(form.file("images"), "i")) if spec.dataset else None
+        rows = JobRows(_asked_model(model), _asked_dataset(images) if images else None, None)
+        await asyncio.to_thread(check, context.service, spec, rows)
+        ids = await asyncio.to_thread(_save, context, form, model, images)
+    return await submit_and_wait(context.service, spec.model_copy(update=ids), response, wait)
+
+
+def _save(context: Context, form: Form, model: dict[str, Any], images: dict[str, Any] | None) -> dict[str, str | None]:
+    # Ids, not names: somebody else may send files of the same names at the same moment.
+    model_id = save_model(context, _name(form, "model"), model).row.id
+    dataset_id = save_dataset(context, _name(form, "images"), images).row.id if images else None
+    return {"model": model_id, "dataset": dataset_id}
+
+
+def _asked_model(facts: dict[str, Any]) -> ModelRow:
+    files = [{field: file[field] for field in ("name", "sha256", "size")} for file in facts["files"]]
+    return ModelRow(id=_PLACEHOLDER, name=_PLACEHOLDER, digest=facts["digest"], files=files, facts=facts, bytes=0)
+
+
+def _asked_dataset(unpacked: dict[str, Any]) -> DatasetRow:
+    known = {name: unpacked[name] for name in ("digest", "images", "bytes", "labels")}
+    return DatasetRow(id=_PLACEHOLDER, name="images", listing="", packs=[], **known)
+
+
+def _spec_from_form(form: Form) -> JobSpec:
+    try:
+        value = json.loads(form.fields.get("spec") or "{}")
+        if not isinstance(value, dict) or {"model", "dataset"} & value.keys():
+            raise SpecProblem(reason="the field spec is a JSON object without model and dataset, which are in the form")
+        has_images = "images" in form.files
+        return JobSpec.model_validate(value | {"model": _PLACEHOLDER, "dataset": _PLACEHOLDER if has_images else None})
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise SpecProblem(reason=f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise SpecProblem(reason="the field spec is not JSON") from error
+
+
+def _name(form: Form, part: str) -> str:
+    slug = re.sub(r"[^a-z0-9._-]+", "-", form.stem(part).lower()).strip("-._")[:60]
+    try:
+        return valid_name(slug)
+    except NameInvalid:
+        return f"upload-{form.file(part).sha256[:12]}"
+
+
+async def _apart(staged: Staged, folder: str) -> Staged:
+    # Each upload is inspected in a folder of its own.
+    apart = staged.path.parent / folder
+    apart.mkdir()
+    return Staged(staged.path.rename(apart / "body"), staged.sha256, staged.size)

@@ -1,0 +1,82 @@
+"""What is wrong with a job is said before it starts: options that cannot be had together, or not at all."""
+
+from typing import Any
+
+from app.engines.rules import check_engine_spec
+from app.errors import DatasetTooSmall, ShapeProfileInvalid, SpecProblem, UnsupportedOption
+from app.inputs.preprocess import made_shape
+from app.resolved import ResolvedJob
+from app.spec import CalibrationSpec, JobSpec, QuantizeSpec
+
+
+def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) -> None:
+    """Check a spec whose preprocess, backend and shapes are decided, for a model with these inputs.
+
+    `images`: how many the calibration dataset has. Raises UnsupportedOption, SpecProblem, DatasetTooSmall,
+    ShapeProfileInvalid and what `check_engine_spec` raises.
+    """
+    for option, is_asked in _not_offered(spec).items():
+        if is_asked:
+            raise UnsupportedOption(option=option, reason="this version computes without it; leave it at its default")
+    if spec.engine is not None:
+        check_engine_spec(spec.engine, spec.quantize)
+        _check_images_fit(spec, inputs)
+        _check_quantize_has_effect(spec)
+    if spec.calibration is not None:
+        _check_native(spec, spec.calibration, images)
+
+
+def check_gate_can_be_told(job: ResolvedJob) -> None:
+    """Raise SpecProblem where the judge could not tell whether the gate is passed."""
+    gate = job.spec.judge.gate
+    if gate is None:
+        return
+    if not job.is_judged:
+        raise SpecProblem(reason="judge.gate needs an INT8 engine and images to judge it on")
+    judged = job.judge_dataset or job.dataset
+    if gate.max_accuracy_drop is not None and judged is not None and not judged.labelled:
+        reason = f"judge.gate.max_accuracy_drop needs labels, and {judged.name} has none (a folder per class makes them)"
+        raise SpecProblem(reason=reason)
+
+
+def _not_offered(spec: JobSpec) -> dict[str, bool]:
+    calibration, quantize = spec.calibration, spec.quantize
+    return {
+        "calibration.observer tensorrt": calibration is not None and calibration.observer == "tensorrt",
+        "calibration.shards": calibration is not None and calibration.shards is not None,
+        "calibration.converge": calibration is not None and calibration.converge is not None,
+        "quantize.equalize": quantize.equalize,
+        "quantize.bias_correction": quantize.bias_correction,
+        "quantize.placement measured": quantize.placement == "measured",
+        "judge.latency": spec.judge.latency,
+    }
+
+
+def _check_native(spec: JobSpec, calibration: CalibrationSpec, images: int | None) -> None:
+    if not calibration.is_native:
+        return
+    if spec.engine is None or spec.engine.backend != "tensorrt":
+        raise UnsupportedOption(option=calibration.method, reason="it needs engine.backend tensorrt; use entropy or minmax")
+    if images is not None and images < calibration.batch_size:
+        reason = "a native calibrator takes whole batches"
+        raise DatasetTooSmall(images=images, needed=calibration.batch_size, reason=reason)
+
+
+def _check_quantize_has_effect(spec: JobSpec) -> None:
+    # float_type may stand beside a float precision: it says the same or nothing.
+    changed = spec.quantize.model_copy(update={"float_type": "fp32"}) != QuantizeSpec()
+    if changed and not spec.is_quantized:
+        assert spec.engine is not None
+        raise SpecProblem(reason=f"quantize has nothing to act on with engine.precision {spec.engine.precision}")
+
+
+def _check_images_fit(spec: JobSpec, inputs: list[dict[str, Any]]) -> None:
+    """Raise ShapeProfileInvalid where the images are of a size that the engine's profile leaves out."""
+    assert spec.engine is not None
+    profile = (spec.engine.shapes or {}).get(inputs[0]["name"]) if inputs else None
+    if profile is None or spec.preprocess.size is None or len(profile.min) != 4:
+        return
+    for place, made in enumerate(made_shape(spec.preprocess)):
+        if isinstance(made, int) and not profile.min[place] <= made <= profile.max[place]:
+            low, high = profile.min[place], profile.max[place]
+            raise ShapeProfileInvalid(reason=f"images are made {made} in dimension {place}, the profile has {low} to {high}")
