@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.db.pages import Page, page_from_rows
-from app.db.rows import EngineRow, ObservationRow, QuantizedRow, ReportRow, TableRow, new_id
+from app.db.rows import EngineRow, ModelRow, ObservationRow, QuantizedRow, ReportRow, TableRow, new_id
 from app.errors import NotFound, TableNondeterministic
 
 #: Two computed tables of one key whose scales differ by no more than this fraction are one table.
@@ -40,9 +40,10 @@ def find_table(session: Session, key: str) -> TableRow | None:
     return row
 
 
-def find_imported_table(session: Session, model_id: str) -> TableRow | None:
-    """Return the table that was imported last for a model."""
-    imported = sa.select(TableRow).where(TableRow.model_id == model_id, TableRow.origin == "imported")
+def find_imported_table(session: Session, model_digest: str) -> TableRow | None:
+    """Return the table that was imported last for a model, under whatever name."""
+    models = sa.select(ModelRow.id).where(ModelRow.digest == model_digest)
+    imported = sa.select(TableRow).where(TableRow.model_id.in_(models), TableRow.origin == "imported")
     return session.scalar(imported.order_by(TableRow.created_at.desc(), TableRow.id).limit(1))
 
 

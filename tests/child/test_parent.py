@@ -27,6 +27,10 @@ def call(name: str, request: dict[str, Any] | None = None, **options: Any) -> di
     return asyncio.run(run_child(ChildCall(f"tests.child.faults:{name}", request or {}, **chosen)))
 
 
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process(os.getpid()).children(recursive=True)}
+
+
 def test_answer_and_empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINESMITH_TOKENS", "a-secret-that-no-child-may-see")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
@@ -63,18 +67,20 @@ def test_memory_limit_holds() -> None:
 
 
 def test_hanging_child_is_ended() -> None:
+    before = children()
     with pytest.raises(StepTimeout):
         call("hang", timeout_seconds=1.0)
-    assert not [child for child in psutil.Process(os.getpid()).children() if child.status() != psutil.STATUS_ZOMBIE]
+    assert children() == before
 
 
 def test_what_watch_raises_ends_the_child() -> None:
     def stop() -> None:
         raise KeyError("stop")
 
+    before = children()
     with pytest.raises(KeyError):
         asyncio.run(run_child(ChildCall("tests.child.faults:hang", {}, "test", 30.0), watch=stop))
-    assert not psutil.Process(os.getpid()).children()
+    assert children() == before
 
 
 def test_exit_without_an_answer() -> None:

@@ -126,3 +126,43 @@ def test_crashing_step_is_tried_again_and_again_but_not_for_ever(own_server: Run
             assert wait_for(client, client.post("/v1/jobs", json=JOB).json()["id"])["state"] == "succeeded"
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("stage", ["observe", "build", "judge"])
+@pytest.mark.parametrize("who", ["server", "worker"])
+def test_stop_in_a_stage_gives_the_job_back_without_counting(tmp_path: Path, stage: str, who: str) -> None:
+    # One crash would end the job here, so its success shows that a stop is none.
+    server = RunningServer(tmp_path / "data", ENGINESMITH_MAX_CRASHES="1").start()
+    try:
+        with server.client() as client:
+            upload_digits(client)
+            client.put("/v1/datasets/many", content=TEST_DIGITS.read_bytes())
+            judged = JOB | {"dataset": "many", "calibration": {"method": "minmax"}, "judge": {"images": 1500}}
+            job_id = client.post("/v1/jobs", json=judged).json()["id"]
+            wait_until(lambda: client.get(f"/v1/jobs/{job_id}").json()["stage"] == stage)
+            if who == "worker":
+                worker_of(server).terminate()
+        if who == "server":
+            assert server.stop() == 0
+            server.url = ""
+            server.start()
+        with server.client() as client:
+            job = wait_for(client, job_id)
+            assert (job["state"], job["error"]) == ("succeeded", None)
+    finally:
+        server.stop()
+
+
+def test_second_server_on_one_data_folder_is_refused(own_server: RunningServer) -> None:
+    server = own_server.start()
+    try:
+        with server.client() as client:
+            upload_digits(client)
+            job_id = client.post("/v1/jobs", json=JOB).json()["id"]
+            command = [sys.executable, "-m", "app", "serve", "--data", str(server.data), "--port", "0"]
+            second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+            assert second.returncode == 2
+            assert "another server uses this data folder" in second.stderr
+            assert wait_for(client, job_id)["state"] == "succeeded"
+    finally:
+        server.stop()

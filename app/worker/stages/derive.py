@@ -38,7 +38,7 @@ def find_job_table(session: Session, job: ResolvedJob) -> TableRow | None:
     """Return the computed table of the job's key; where the job allows it and there is none, the model's last import."""
     known = results.find_table(session, keys.table_key(job))
     if known is None and job.spec.allow_imported:
-        return results.find_imported_table(session, job.model.id)
+        return results.find_imported_table(session, job.model.digest)
     return known
 
 
