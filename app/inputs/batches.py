@@ -36,10 +36,12 @@ class BatchOptions:
     on_bad_image: Literal["fail", "skip"] = "fail"
     max_bad_fraction: float = 0.0
     threads: int = 2
+    #: What max_bad_fraction is a fraction of, where the images given are a part of more.
+    of_images: int | None = None
 
-    def allowed_bad(self, total: int) -> int:
-        """How many of total images may be skipped."""
-        return int(self.max_bad_fraction * total) if self.on_bad_image == "skip" else 0
+    def allowed_bad(self, given: int) -> int:
+        """How many of the images may be skipped, of those given or of `of_images`."""
+        return int(self.max_bad_fraction * (self.of_images or given)) if self.on_bad_image == "skip" else 0
 
 
 class Batches:
@@ -62,6 +64,11 @@ class Batches:
         self._packs = packs
         self._spec = spec
         self._options = options
+
+    @property
+    def images(self) -> int:
+        """How many images were given, bad ones included."""
+        return len(self._files)
 
     def __iter__(self) -> Iterator[Array]:
         batch: list[Array] = []

@@ -1,6 +1,5 @@
 """What of a job is known already, and why the rest is not."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,8 @@ from app.db import results
 from app.db.database import Session
 from app.db.rows import EngineRow, ObservationRow, ReportRow, TableRow
 from app.resolved import ResolvedJob
+from app.worker.files import read_packs
+from app.worker.known import find_known
 
 #: Facts of an observation in the order in which they are named as the reason of a miss.
 _REASONS = ("preprocess", "grid", "batch_size", "max_images", "converge", "observe", "bad_images", "observer", "decoder")
@@ -71,7 +72,9 @@ def _reason(session: Session, blobs: BlobStore, job: ResolvedJob, hits: Hits) ->
     if hits.observation is not None:
         return _method_reason(session, job)
     earlier = results.nearest_observation(session, job.model.name)
-    return _changes(blobs, earlier.facts, keys.observation_facts(job)) if earlier else "never computed"
+    reason = _changes(blobs, earlier.facts, keys.observation_facts(job)) if earlier else "never computed"
+    known = find_known(session, blobs, job)
+    return f"{reason}; {known.told}" if known else reason
 
 
 def _method_reason(session: Session, job: ResolvedJob) -> str:
@@ -103,11 +106,6 @@ def _said(value: Any) -> str:
 
 
 def _dataset_change(blobs: BlobStore, old: str, new: str) -> str:
-    before, after = _files(blobs, old), _files(blobs, new)
+    before, after = read_packs(blobs, old).keys(), read_packs(blobs, new).keys()
     added, removed = len(after - before), len(before - after)
     return f"dataset changed (+{added} -{removed} images)"
-
-
-def _files(blobs: BlobStore, listing: str) -> set[tuple[str, str]]:
-    with blobs.fetch(listing).open(encoding="utf-8") as file:
-        return {(entry["path"], entry["sha256"]) for entry in json.load(file)["files"]}

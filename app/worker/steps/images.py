@@ -1,6 +1,7 @@
 """Which images a step works on, and their batches."""
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from app.inputs.listing import select_evenly
 from app.spec import JobSpec
 
 Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Entries to run, part of a job's `of` images: how many bad ones may be skipped is a fraction of those."""
+
+    files: list[Entry]
+    of: int
 
 
 def read_listing(path: str) -> dict[str, Any]:
@@ -44,14 +53,13 @@ def judge_labels(request: dict[str, Any]) -> dict[str, int]:
     return labels_from_listing(read_listing(request["judge"]["listing"])) or {}
 
 
-def open_batches(request: dict[str, Any], dataset: dict[str, Any], files: list[Entry]) -> Batches:
+def open_batches(request: dict[str, Any], dataset: dict[str, Any], selection: Selection) -> Batches:
     """Return the batches of these entries of a dataset, by the job's preprocess spec."""
     spec = JobSpec.model_validate(request["spec"])
     calibration = spec.calibration
     options = BatchOptions(batch_size=calibration.batch_size if calibration else 8, limits=InputLimits(**request["limits"]))
     if calibration is not None:
-        options = BatchOptions(
-            options.batch_size, options.limits, calibration.on_bad_image, calibration.max_bad_fraction, options.threads
-        )
+        skipping = {"on_bad_image": calibration.on_bad_image, "max_bad_fraction": calibration.max_bad_fraction}
+        options = replace(options, **skipping, of_images=selection.of)
     packs = {digest: Path(path) for digest, path in dataset["packs"].items()}
-    return read_batches(files, packs, spec.preprocess, options)
+    return read_batches(selection.files, packs, spec.preprocess, options)

@@ -7,37 +7,71 @@ from typing import Any
 
 import onnx
 
-from app.errors import CalibrationNonfinite
+from app.errors import CalibrationNonfinite, DatasetTooSmall
 from app.inputs.batches import Batches
 from app.observers.onnxruntime import ObserverSpec
 from app.observers.onnxruntime import observe as observe_batches
 from app.quant.graph import find_activations, find_needed_tensors
-from app.quant.observation import observation_to_bytes
+from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
 from app.spec import JobSpec
-from app.worker.steps.images import calibration_files, open_batches
+from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
+
+Report = Callable[[dict[str, Any]], None]
 
 
-def observe(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Write the observation to `out`; return {"images", "skipped", "tensors", "seconds"}.
+def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds"}.
 
-    request: {"model": path, "dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits, "out": path}.
-    Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
+    request: {"model": path, "dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits, "out": path,
+    "known": {"observation": path, "listing": path} of a part of the images, or None}. Images that are known are not
+    run again. Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
     """
     began = time.monotonic()
     spec = JobSpec.model_validate(request["spec"])
     assert spec.calibration is not None
-    files = calibration_files(request["dataset"]["listing"], spec.calibration.max_images)
-    batches = open_batches(request, request["dataset"], files)
+    every = calibration_files(request["dataset"]["listing"], spec.calibration.max_images)
+    known = request["known"]
+    files = added_files(every, known["listing"]) if known else every
     tensors = _tensors(Path(request["model"]), spec.calibration.observe)
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
-    counted = ObserverSpec(grid=spec.calibration.grid, total_images=len(files))
+    batches = open_batches(request, request["dataset"], Selection(files, len(every)))
+    observed = _observe(request, tensors, batches, report)
+    earlier = observation_from_bytes(Path(known["observation"]).read_bytes()) if known else None
+    observation = merge_all([part for part in (earlier, observed) if part is not None])
+    Path(request["out"]).write_bytes(observation_to_bytes(observation))
+    return {
+        "images": observation.images,
+        "known": earlier.images if earlier else 0,
+        "skipped": batches.skipped[:100],
+        "tensors": len(tensors),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def added_files(files: list[Entry], known_listing: str) -> list[Entry]:
+    """Return the entries that are not, with the same path and bytes, in the listing of known ones."""
+    known = {(entry["path"], entry["sha256"]) for entry in read_listing(known_listing)["files"]}
+    return [entry for entry in files if (entry["path"], entry["sha256"]) not in known]
+
+
+def merge_all(parts: list[Observation]) -> Observation:
+    """Return the observation of the images of all parts. Raises DatasetTooSmall where there are none."""
+    if not parts:
+        raise DatasetTooSmall(images=0, needed=1, reason="calibration measures activations on images")
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merge_observations(merged, part)
+    return merged
+
+
+def _observe(request: dict[str, Any], tensors: list[str], batches: Batches, report: Report) -> Observation | None:
+    counted = ObserverSpec(grid=request["spec"]["calibration"]["grid"], total_images=batches.images)
     try:
-        observation = observe_batches(Path(request["model"]), tensors, batches, counted, report)
+        return observe_batches(Path(request["model"]), tensors, batches, counted, report)
     except CalibrationNonfinite as problem:
         raise _named(problem, batches) from problem
-    Path(request["out"]).write_bytes(observation_to_bytes(observation))
-    seconds = round(time.monotonic() - began, 3)
-    return {"images": observation.images, "skipped": batches.skipped[:100], "tensors": len(tensors), "seconds": seconds}
+    except DatasetTooSmall:
+        return None  # every image that was to be run was skipped; there may be known ones
 
 
 def _tensors(model_path: Path, wanted: str) -> list[str]:

@@ -1,0 +1,82 @@
+"""How observations are spared over HTTP: what was added to a dataset is run alone, all else from scratch."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.test_jobs import run, succeeded
+from tests.api.test_uploads import members, tar_of, zip_of
+from tests.running import CALIBRATION
+
+FILES = dict(sorted(members(CALIBRATION).items()))
+PATHS = list(FILES)
+
+
+def spec_on(dataset: str, **calibration: Any) -> dict[str, Any]:
+    return {"dataset": dataset, "engine": None, "calibration": {"method": "entropy"} | calibration}
+
+
+def log_of(http: httpx.Client, job: dict[str, Any]) -> list[str]:
+    lines = http.get(f"/v1/jobs/{job['id']}/events").text.splitlines()
+    bodies = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    return [body["line"] for body in bodies if "line" in body]
+
+
+def digest_of(http: httpx.Client, job: dict[str, Any]) -> str:
+    return http.get(f"/v1/tables/{job['table_id']}").json()["digest"]
+
+
+def grow(http: httpx.Client, name: str, offset: int) -> None:
+    """Store a dataset of 40 digits that was observed and has 2 more since."""
+    paths = PATHS[offset : offset + 42]
+    assert http.put(f"/v1/datasets/{name}", content=zip_of({path: FILES[path] for path in paths[:40]})).status_code < 300
+    succeeded(run(http, spec_on(name)))
+    assert http.patch(f"/v1/datasets/{name}", content=tar_of({path: FILES[path] for path in paths[40:]})).status_code == 200
+
+
+def test_added_images_alone_are_run(http: httpx.Client) -> None:
+    grow(http, "grown", 0)
+    job = succeeded(run(http, spec_on("grown")))
+    assert job["cache"]["reason"].endswith("; merging 40 known images with 2 added")
+    assert "merging 40 known images with 2 added" in log_of(http, job)
+    scratch = succeeded(run(http, spec_on("grown", max_images=42)))  # another key, the same images
+    assert "merging" not in " ".join(log_of(http, scratch))
+    assert digest_of(http, job) == digest_of(http, scratch)
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+def test_a_removed_or_replaced_image_is_observed_from_scratch(http: httpx.Client, change: str) -> None:
+    name = f"grown-{change}"
+    grow(http, name, 50 if change == "removed" else 100)
+    paths = PATHS[50:92] if change == "removed" else PATHS[100:142]
+    files = {path: FILES[path] for path in paths}
+    if change == "removed":
+        del files[paths[7]]
+    else:
+        files[paths[7]] = FILES[PATHS[400]]
+    http.put(f"/v1/datasets/{name}", content=zip_of(files))
+    job = succeeded(run(http, spec_on(name)))
+    assert "merging" not in job["cache"]["reason"] + " ".join(log_of(http, job))
+
+
+def test_labels_alone_run_nothing(http: httpx.Client) -> None:
+    grow(http, "relabelled", 150)
+    first = succeeded(run(http, spec_on("relabelled")))
+    files = {path: FILES[path] for path in PATHS[150:192]} | {"labels.txt": b"one\ntwo\n"}
+    assert http.put("/v1/datasets/relabelled", content=zip_of(files)).status_code == 201
+    job = succeeded(run(http, spec_on("relabelled")))
+    assert digest_of(http, job) == digest_of(http, first)
+    assert "merging 42 known images with 0 added" in log_of(http, job)
+
+
+@pytest.mark.parametrize("choice", [{"max_images": 42}, {"grid": "tensorrt"}])
+def test_what_depends_on_the_whole_set_is_not_merged(http: httpx.Client, choice: dict[str, Any]) -> None:
+    name = f"whole-{'-'.join(choice).replace('_', '-')}"
+    paths = PATHS[200:242]
+    http.put(f"/v1/datasets/{name}", content=zip_of({path: FILES[path] for path in paths[:40]}))
+    succeeded(run(http, spec_on(name, **choice)))
+    http.patch(f"/v1/datasets/{name}", content=tar_of({path: FILES[path] for path in paths[40:]}))
+    job = succeeded(run(http, spec_on(name, **choice)))
+    assert "merging" not in job["cache"]["reason"] + " ".join(log_of(http, job))

@@ -1,0 +1,50 @@
+"""Requests of the step observe on the packaged digits, without a server."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from app.inputs.dataset import unpack_dataset
+from app.inputs.limits import InputLimits
+from app.spec import JobSpec
+from app.worker.steps.observe import observe
+from tests.api.test_uploads import members, zip_of
+from tests.running import CALIBRATION, MODEL
+
+LIMITS = InputLimits().model_dump(mode="json")
+DIGITS = dict(sorted(members(CALIBRATION).items()))
+
+
+def ignore(_event: dict[str, Any]) -> None:
+    """Take a report and do nothing."""
+
+
+def store_dataset(folder: Path, files: dict[str, bytes]) -> dict[str, Any]:
+    """Unpack an archive of these files as an upload does; return {"listing", "packs"}."""
+    archive = folder / "images.zip"
+    archive.write_bytes(zip_of(files))
+    pack, listing = folder / "pack", folder / "listing"
+    request = {"archive": str(archive), "pack": str(pack), "listing": str(listing), "limits": LIMITS}
+    unpack_dataset(request, ignore)
+    digest = hashlib.sha256(pack.read_bytes()).hexdigest()
+    stored = json.loads(listing.read_text())
+    stored["files"] = [entry | {"pack": digest} for entry in stored["files"]]
+    listing.write_text(json.dumps(stored))
+    return {"listing": str(listing), "packs": {digest: str(pack)}}
+
+
+def request_on(dataset: dict[str, Any], out: Path, **calibration: Any) -> dict[str, Any]:
+    """Return a request on all images of a stored dataset."""
+    spec = JobSpec.model_validate({"model": "m", "dataset": "d", "calibration": calibration, "preprocess": PREPROCESS})
+    fields = {"model": str(MODEL), "dataset": dataset, "spec": spec.model_dump(mode="json"), "limits": LIMITS}
+    return fields | {"out": str(out), "known": None}
+
+
+def observed(request: dict[str, Any]) -> bytes:
+    """Run the step and return the observation's bytes."""
+    observe(request, ignore)
+    return Path(request["out"]).read_bytes()
+
+
+PREPROCESS = {"size": [28, 28], "color": "L", "layout": "NCHW"}
