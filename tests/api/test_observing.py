@@ -37,7 +37,7 @@ def grow(http: httpx.Client, name: str, offset: int) -> None:
 
 
 def test_added_images_alone_are_run(http: httpx.Client) -> None:
-    grow(http, "grown", 0)
+    grow(http, "grown", 300)
     job = succeeded(run(http, spec_on("grown")))
     assert job["cache"]["reason"].endswith("; merging 40 known images with 2 added")
     assert "merging 40 known images with 2 added" in log_of(http, job)
@@ -49,8 +49,8 @@ def test_added_images_alone_are_run(http: httpx.Client) -> None:
 @pytest.mark.parametrize("change", ["removed", "replaced"])
 def test_a_removed_or_replaced_image_is_observed_from_scratch(http: httpx.Client, change: str) -> None:
     name = f"grown-{change}"
-    grow(http, name, 50 if change == "removed" else 100)
-    paths = PATHS[50:92] if change == "removed" else PATHS[100:142]
+    grow(http, name, 100 if change == "removed" else 250)
+    paths = PATHS[100:142] if change == "removed" else PATHS[250:292]
     files = {path: FILES[path] for path in paths}
     if change == "removed":
         del files[paths[7]]
