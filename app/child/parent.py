@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ign
         _kill(process)
         await asyncio.shield(process.wait())
         _close(process)
+
+
+async def run_children(
+    calls: Sequence[ChildCall], report: Callable[[int, dict[str, Any]], None], watch: Watch
+) -> list[dict[str, Any]]:
+    """Run all calls at once, each in a process of its own, and return what they returned, in their order.
+
+    `report` gets the number of the call with each event. The first call that fails ends the others; raises its problem.
+    """
+    tasks = [asyncio.ensure_future(run_child(call, partial(report, number), watch)) for number, call in enumerate(calls)]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _converse(process: Process, call: ChildCall, report: Report, watch: Watch) -> dict[str, Any]:

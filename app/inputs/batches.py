@@ -70,6 +70,11 @@ class Batches:
         """How many images were given, bad ones included."""
         return len(self._files)
 
+    @property
+    def allowed_bad(self) -> int:
+        """How many of them may be skipped."""
+        return self._options.allowed_bad(len(self._files))
+
     def __iter__(self) -> Iterator[Array]:
         batch: list[Array] = []
         with ExitStack() as stack:
@@ -98,7 +103,7 @@ class Batches:
             if image is not None:
                 self.used.append(file["path"])
                 yield image
-            elif len(self.skipped) > self._options.allowed_bad(len(self._files)):
+            elif len(self.skipped) > self.allowed_bad:
                 self._fail(chain(waiting, ((left, pool.submit(self._decode, left, packs)) for left in upcoming)))
 
     def _decode(self, file: Mapping[str, Any], packs: Mapping[str, int]) -> Array:

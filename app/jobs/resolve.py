@@ -11,7 +11,7 @@ from app.engines.rules import check_engine_spec
 from app.errors import DatasetTooSmall, SpecProblem, UnsupportedOption, WorkerUnavailable
 from app.inputs.preprocess import resolve_preprocess, resolve_shapes
 from app.resolved import ResolvedDataset, ResolvedJob, ResolvedModel, StoredFile, Tools
-from app.spec import EngineSpec, JobSpec
+from app.spec import CalibrationSpec, EngineSpec, JobSpec
 
 #: `engine.backend` left out takes the first of these that a live worker has.
 _DEFAULT_BACKENDS = ("tensorrt", "onnxruntime")
@@ -105,9 +105,19 @@ def _check(spec: JobSpec, dataset: DatasetRow | None) -> None:
     wanted = calibration.batch_size if calibration.is_native else 1
     if dataset is not None and dataset.images < wanted:
         raise DatasetTooSmall(images=dataset.images, needed=wanted, reason="a native calibrator takes whole batches")
+    _check_whole_set(calibration)
     for option, is_asked in _not_offered(spec).items():
         if is_asked:
             raise UnsupportedOption(option=option, reason="this version computes without it; leave it at its default")
+
+
+def _check_whole_set(calibration: CalibrationSpec) -> None:
+    if calibration.shards is not None and calibration.grid == "tensorrt":
+        reason = "TensorRT's first batch decides all bins, so parts cannot be merged; use calibration.grid mergeable"
+        raise UnsupportedOption(option="calibration.shards with grid tensorrt", reason=reason)
+    if calibration.shards is not None and calibration.is_native:
+        reason = "TensorRT's own calibrator takes all images itself; use entropy or minmax"
+        raise UnsupportedOption(option=f"calibration.shards with {calibration.method}", reason=reason)
 
 
 def _not_offered(spec: JobSpec) -> dict[str, bool]:
@@ -115,7 +125,6 @@ def _not_offered(spec: JobSpec) -> dict[str, bool]:
     assert calibration is not None
     return {
         "calibration.observer tensorrt": calibration.observer == "tensorrt",
-        "calibration.shards": calibration.shards is not None,
         "calibration.converge": calibration.converge is not None,
         "quantize.equalize": quantize.equalize,
         "quantize.bias_correction": quantize.bias_correction,

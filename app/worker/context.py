@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from app.blobs.store import BlobStore, sha256_of
-from app.child.parent import ChildCall, run_child
+from app.child.parent import ChildCall, run_child, run_children
 from app.db import jobs, workers
 from app.db.database import Database
 from app.db.jobs import Fence
@@ -81,9 +81,26 @@ class Run:
 
         Raises JobLost, WorkerStopping, or what `run_child` raises.
         """
+        return asyncio.run(run_child(self._call(target, request), self.report, self.watch))
+
+    def children(self, target: str, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Run a step once for each request, all at the same time; their progress is told as one sum.
+
+        Raises what `child` raises; then none of them is left.
+        """
+        told: dict[int, list[int | None]] = {}
+
+        def report(number: int, event: dict[str, Any]) -> None:
+            if "progress" in event:
+                told[number] = event["progress"]
+                event = {"progress": sum_progress(list(told.values()), len(requests))}
+            self.report(event)
+
+        return asyncio.run(run_children([self._call(target, request) for request in requests], report, self.watch))
+
+    def _call(self, target: str, request: dict[str, Any]) -> ChildCall:
         limit = getattr(self.worker.settings.step_limits, f"{self.stage}_seconds")
-        call = ChildCall(target, request, self.stage, limit, folder=self.folder)
-        return asyncio.run(run_child(call, self.report, self.watch))
+        return ChildCall(target, request, self.stage, limit, folder=self.folder)
 
     def report(self, event: dict[str, Any]) -> None:
         """Tell one event of a child: {"progress": [done, total]} or {"log": line}."""
@@ -153,6 +170,12 @@ class Run:
     def _must(self, mine: bool) -> None:
         if not mine:
             raise JobLost
+
+
+def sum_progress(told: Sequence[Sequence[int | None]], parts: int) -> list[int | None]:
+    """Return [done, total] of parts that have told theirs; the total is None until all have."""
+    totals = [total for _, total in told if total is not None]
+    return [sum(done or 0 for done, _ in told), sum(totals) if len(totals) == parts else None]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.api.test_jobs import run, succeeded
-from tests.api.test_uploads import members, tar_of, zip_of
+from tests.api.test_uploads import assert_problem, members, tar_of, zip_of
 from tests.running import CALIBRATION
 
 FILES = dict(sorted(members(CALIBRATION).items()))
@@ -80,3 +80,34 @@ def test_what_depends_on_the_whole_set_is_not_merged(http: httpx.Client, choice:
     http.patch(f"/v1/datasets/{name}", content=tar_of({path: FILES[path] for path in paths[40:]}))
     job = succeeded(run(http, spec_on(name, **choice)))
     assert "merging" not in job["cache"]["reason"] + " ".join(log_of(http, job))
+
+
+def test_shards_are_one_observation(http: httpx.Client) -> None:
+    http.put("/v1/datasets/sharded", content=zip_of({path: FILES[path] for path in PATHS[350:400]}))
+    sharded = succeeded(run(http, spec_on("sharded", shards=3)))
+    assert "merged 3 shards of 50 images" in log_of(http, sharded)
+    assert progress_of(http, sharded)[-1] == (50, 50)
+    again = succeeded(run(http, spec_on("sharded")))
+    assert (again["attempt"], again["table_id"]) == (0, sharded["table_id"])
+    scratch = succeeded(run(http, spec_on("sharded", max_images=50)))
+    assert digest_of(http, scratch) == digest_of(http, sharded)
+
+
+def test_a_bad_image_in_one_shard_ends_the_others(http: httpx.Client) -> None:
+    files = {path: FILES[path] for path in PATHS[350:400]}
+    files[PATHS[390]] = files[PATHS[390]][:80]
+    http.put("/v1/datasets/sharded-bad", content=zip_of(files))
+    job = run(http, spec_on("sharded-bad", shards=3))
+    assert (job["state"], job["error"]["code"]) == ("failed", "image_corrupt")
+    assert PATHS[390] in job["error"]["detail"]
+
+
+def test_shards_need_the_mergeable_grid(http: httpx.Client) -> None:
+    response = http.post("/v1/jobs", json={"model": "digits"} | spec_on("digits-calibration", shards=2, grid="tensorrt"))
+    assert "first batch decides" in str(assert_problem(response, 422, "unsupported-option")["detail"])
+
+
+def progress_of(http: httpx.Client, job: dict[str, Any]) -> list[tuple[int, int]]:
+    lines = http.get(f"/v1/jobs/{job['id']}/events").text.splitlines()
+    bodies = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    return [(body["done"], body["total"]) for body in bodies if body.get("stage") == "observe" and "done" in body]

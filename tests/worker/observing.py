@@ -38,7 +38,7 @@ def request_on(dataset: dict[str, Any], out: Path, **calibration: Any) -> dict[s
     """Return a request on all images of a stored dataset."""
     spec = JobSpec.model_validate({"model": "m", "dataset": "d", "calibration": calibration, "preprocess": PREPROCESS})
     fields = {"model": str(MODEL), "dataset": dataset, "spec": spec.model_dump(mode="json"), "limits": LIMITS}
-    return fields | {"out": str(out), "known": None}
+    return fields | {"out": str(out), "known": None, "part": None}
 
 
 def observed(request: dict[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
 """observe: images -> activations -> histograms, saved under the observation key."""
 
+from pathlib import Path
 from typing import Any
 
 from app import keys
@@ -11,6 +12,7 @@ from app.worker.files import dataset_files, model_path
 from app.worker.known import Known, find_known
 
 STEP = "app.worker.steps.observe:observe"
+MERGE_STEP = "app.worker.steps.merge:merge"
 
 
 def find_or_observe(run: Run) -> ObservationRow:
@@ -31,13 +33,31 @@ def _observe(run: Run, key: str) -> ObservationRow:
     if known is not None and not known.added:
         row.body, row.report = known.row.body, known.row.report | {"known": known.images}
     else:
-        body = run.folder / "observation"
-        row.report = run.child(STEP, _request(run, known) | {"out": str(body)})
-        row.body = run.keep(body)
+        request = _request(run, known) | {"out": str(run.folder / "observation")}
+        shards = _count_shards(run, known)
+        row.report = run.child(STEP, request) if shards == 1 else _observe_shards(run, request, shards)
+        row.body = run.keep(Path(request["out"]))
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)
     run.fail_point("after")
     return row
+
+
+def _count_shards(run: Run, known: Known | None) -> int:
+    assert run.job.dataset is not None
+    assert run.job.spec.calibration is not None
+    calibration = run.job.spec.calibration
+    images = known.added if known else min(run.job.dataset.images, calibration.max_images or run.job.dataset.images)
+    return min(calibration.shards or 1, images)
+
+
+def _observe_shards(run: Run, request: dict[str, Any], shards: int) -> dict[str, Any]:
+    """Observe contiguous parts of the images in a process each, then merge them: the same bytes as from one process."""
+    out = request["out"]
+    requests = [request | {"part": [number, shards], "out": f"{out}-{number}"} for number in range(shards)]
+    reports = run.children(STEP, requests)
+    parts = [part["out"] for part in requests]
+    return run.child(MERGE_STEP, {"parts": parts, "known": request["known"], "reports": reports, "out": out})
 
 
 def _request(run: Run, known: Known | None) -> dict[str, Any]:
@@ -49,6 +69,7 @@ def _request(run: Run, known: Known | None) -> dict[str, Any]:
         "spec": run.job.spec.model_dump(mode="json"),
         "limits": run.worker.settings.input_limits.model_dump(mode="json"),
         "known": _known_files(run, known) if known else None,
+        "part": None,
     }
 
 

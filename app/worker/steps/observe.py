@@ -1,5 +1,6 @@
 """The step observe: decode, preprocess, run the FP32 model, count every activation that is asked for."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,34 +19,55 @@ from app.worker.steps.images import Entry, Selection, calibration_files, open_ba
 
 Report = Callable[[dict[str, Any]], None]
 
+#: Of all skipped images so many are named.
+_MAX_LISTED = 100
+
 
 def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds"}.
+    """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds", ...}.
 
     request: {"model": path, "dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits, "out": path,
-    "known": {"observation": path, "listing": path} of a part of the images, or None}. Images that are known are not
-    run again. Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
+    "known": {"observation": path, "listing": path} of a part of the images, or None, "part": [number, parts] or None}.
+    Images that are known are not run again; their histograms are merged with the rest. Of a part (a contiguous one of
+    the images to run) the histograms are written alone, for the step merge; nothing where all of it was skipped.
+    Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
     """
     began = time.monotonic()
     spec = JobSpec.model_validate(request["spec"])
     assert spec.calibration is not None
     every = calibration_files(request["dataset"]["listing"], spec.calibration.max_images)
     known = request["known"]
-    files = added_files(every, known["listing"]) if known else every
+    files = select_part(added_files(every, known["listing"]) if known else every, request["part"])
     tensors = _tensors(Path(request["model"]), spec.calibration.observe)
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
     batches = open_batches(request, request["dataset"], Selection(files, len(every)))
     observed = _observe(request, tensors, batches, report)
-    earlier = observation_from_bytes(Path(known["observation"]).read_bytes()) if known else None
-    observation = merge_all([part for part in (earlier, observed) if part is not None])
-    Path(request["out"]).write_bytes(observation_to_bytes(observation))
+    earlier = read_observation(known["observation"]) if known and not request["part"] else None
+    parts = [part for part in (earlier, observed) if part is not None]
+    if parts or not request["part"]:
+        Path(request["out"]).write_bytes(observation_to_bytes(merge_all(parts)))
     return {
-        "images": observation.images,
+        "images": sum(part.images for part in parts),
         "known": earlier.images if earlier else 0,
-        "skipped": batches.skipped[:100],
+        "skipped": batches.skipped[:_MAX_LISTED],
+        "skipped_count": len(batches.skipped),
+        "allowed_bad": batches.allowed_bad,
         "tensors": len(tensors),
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+def read_observation(path: str) -> Observation:
+    """Return a stored observation. Raises CalibrationProblem where it is damaged."""
+    return observation_from_bytes(Path(path).read_bytes())
+
+
+def select_part(files: list[Entry], part: list[int] | None) -> list[Entry]:
+    """Return the entries of one of several contiguous parts, as equal as can be; all where there are no parts."""
+    if part is None:
+        return files
+    number, parts = part
+    return files[number * len(files) // parts : (number + 1) * len(files) // parts]
 
 
 def added_files(files: list[Entry], known_listing: str) -> list[Entry]:
@@ -65,7 +87,9 @@ def merge_all(parts: list[Observation]) -> Observation:
 
 
 def _observe(request: dict[str, Any], tensors: list[str], batches: Batches, report: Report) -> Observation | None:
-    counted = ObserverSpec(grid=request["spec"]["calibration"]["grid"], total_images=batches.images)
+    cores, parts = len(os.sched_getaffinity(0)), request["part"][1] if request["part"] else 1
+    grid = request["spec"]["calibration"]["grid"]
+    counted = ObserverSpec(grid, threads=max(1, cores // parts), total_images=batches.images)
     try:
         return observe_batches(Path(request["model"]), tensors, batches, counted, report)
     except CalibrationNonfinite as problem:
