@@ -72,6 +72,8 @@ def table_document(row: TableRow, names: dict[str, str | None], stale_reason: st
         "digest": row.body,
         "tensors": row.facts.get("tensors"),
         "dead": row.facts.get("dead", []),
+        "images": row.facts.get("images"),
+        "converge": row.facts.get("converge"),
         "provenance": {name: row.facts.get(name) for name in ("observation", "tools")},
         "nondeterministic": row.nondeterministic,
         "stale": stale_reason is not None,

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class Batches:
         """How many of them may be skipped."""
         return self._options.allowed_bad(len(self._files))
 
-    def __iter__(self) -> Iterator[Array]:
+    def __iter__(self) -> Generator[Array]:
         batch: list[Array] = []
         with ExitStack() as stack:
             for image in self._decode_all(stack):

@@ -15,6 +15,11 @@ from app.spec import CalibrationSpec, EngineSpec, JobSpec
 
 #: `engine.backend` left out takes the first of these that a live worker has.
 _DEFAULT_BACKENDS = ("tensorrt", "onnxruntime")
+_TENSORRT_REASONS = {
+    "shards": "TensorRT's first batch decides all bins, so parts cannot be merged; use calibration.grid mergeable",
+    "converge": "TensorRT's grid takes images in sorted order, so the first ones stand for a few folders alone; "
+    "use calibration.grid mergeable",
+}
 _QUEUES = {"onnxruntime": "cpu", "tensorrt-rtx": "rtx"}
 
 
@@ -112,12 +117,17 @@ def _check(spec: JobSpec, dataset: DatasetRow | None) -> None:
 
 
 def _check_whole_set(calibration: CalibrationSpec) -> None:
-    if calibration.shards is not None and calibration.grid == "tensorrt":
-        reason = "TensorRT's first batch decides all bins, so parts cannot be merged; use calibration.grid mergeable"
-        raise UnsupportedOption(option="calibration.shards with grid tensorrt", reason=reason)
-    if calibration.shards is not None and calibration.is_native:
-        reason = "TensorRT's own calibrator takes all images itself; use entropy or minmax"
-        raise UnsupportedOption(option=f"calibration.shards with {calibration.method}", reason=reason)
+    for option in ("shards", "converge"):
+        if getattr(calibration, option) is None:
+            continue
+        if calibration.grid == "tensorrt":
+            raise UnsupportedOption(option=f"calibration.{option} with grid tensorrt", reason=_TENSORRT_REASONS[option])
+        if calibration.is_native:
+            reason = "TensorRT's own calibrator takes all images itself; use entropy or minmax"
+            raise UnsupportedOption(option=f"calibration.{option} with {calibration.method}", reason=reason)
+    if calibration.shards is not None and calibration.converge is not None:
+        reason = "where to stop is known after each doubling alone; leave one of the two out"
+        raise UnsupportedOption(option="calibration.shards with converge", reason=reason)
 
 
 def _not_offered(spec: JobSpec) -> dict[str, bool]:
@@ -125,7 +135,6 @@ def _not_offered(spec: JobSpec) -> dict[str, bool]:
     assert calibration is not None
     return {
         "calibration.observer tensorrt": calibration.observer == "tensorrt",
-        "calibration.converge": calibration.converge is not None,
         "quantize.equalize": quantize.equalize,
         "quantize.bias_correction": quantize.bias_correction,
         "quantize.placement measured": quantize.placement == "measured",

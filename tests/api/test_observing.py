@@ -24,6 +24,12 @@ def log_of(http: httpx.Client, job: dict[str, Any]) -> list[str]:
     return [body["line"] for body in bodies if "line" in body]
 
 
+def progress_of(http: httpx.Client, job: dict[str, Any]) -> list[tuple[int, int]]:
+    lines = http.get(f"/v1/jobs/{job['id']}/events").text.splitlines()
+    bodies = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    return [(body["done"], body["total"]) for body in bodies if body.get("stage") == "observe" and "done" in body]
+
+
 def digest_of(http: httpx.Client, job: dict[str, Any]) -> str:
     return http.get(f"/v1/tables/{job['table_id']}").json()["digest"]
 
@@ -102,12 +108,27 @@ def test_a_bad_image_in_one_shard_ends_the_others(http: httpx.Client) -> None:
     assert PATHS[390] in job["error"]["detail"]
 
 
-def test_shards_need_the_mergeable_grid(http: httpx.Client) -> None:
-    response = http.post("/v1/jobs", json={"model": "digits"} | spec_on("digits-calibration", shards=2, grid="tensorrt"))
-    assert "first batch decides" in str(assert_problem(response, 422, "unsupported-option")["detail"])
+@pytest.mark.parametrize(
+    ("calibration", "reason"),
+    [
+        ({"shards": 2, "grid": "tensorrt"}, "first batch decides"),
+        ({"converge": 0.1, "grid": "tensorrt"}, "sorted order"),
+        ({"converge": 0.1, "shards": 2}, "leave one of the two out"),
+    ],
+)
+def test_what_cannot_be_told_apart_is_refused(http: httpx.Client, calibration: dict[str, Any], reason: str) -> None:
+    response = http.post("/v1/jobs", json={"model": "digits"} | spec_on("digits-calibration", **calibration))
+    assert reason in str(assert_problem(response, 422, "unsupported-option")["detail"])
 
 
-def progress_of(http: httpx.Client, job: dict[str, Any]) -> list[tuple[int, int]]:
-    lines = http.get(f"/v1/jobs/{job['id']}/events").text.splitlines()
-    bodies = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
-    return [(body["done"], body["total"]) for body in bodies if body.get("stage") == "observe" and "done" in body]
+def test_converge_is_told_on_table_and_report(http: httpx.Client) -> None:
+    http.put("/v1/datasets/converging", content=zip_of({path: FILES[path] for path in PATHS[400:500]}))
+    job = succeeded(run(http, {"dataset": "converging", "calibration": {"method": "minmax", "converge": 0.9}}))
+    table = http.get(f"/v1/tables/{job['table_id']}").json()
+    assert (table["images"], table["converge"]["images"], table["converge"]["converged"]) == (32, 32, True)
+    report = http.get(job["report_url"]).json()
+    assert report["converge"] == table["converge"]
+    assert (report["judged_on"], report["images"]) == ("held out", 68)
+    assert any("32 of 100 images sufficed" in line for line in log_of(http, job))
+    restless = succeeded(run(http, spec_on("converging", converge=1e-9)))
+    assert "not_converged" in restless["warnings"]

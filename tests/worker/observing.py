@@ -36,9 +36,14 @@ def store_dataset(folder: Path, files: dict[str, bytes]) -> dict[str, Any]:
 
 def request_on(dataset: dict[str, Any], out: Path, **calibration: Any) -> dict[str, Any]:
     """Return a request on all images of a stored dataset."""
-    spec = JobSpec.model_validate({"model": "m", "dataset": "d", "calibration": calibration, "preprocess": PREPROCESS})
-    fields = {"model": str(MODEL), "dataset": dataset, "spec": spec.model_dump(mode="json"), "limits": LIMITS}
+    spec = spec_on(**calibration).model_dump(mode="json")
+    fields = {"model": str(MODEL), "dataset": dataset, "spec": spec, "limits": LIMITS}
     return fields | {"out": str(out), "known": None, "part": None}
+
+
+def spec_on(**calibration: Any) -> JobSpec:
+    """Return the job of a request."""
+    return JobSpec.model_validate({"model": "m", "dataset": "d", "calibration": calibration, "preprocess": PREPROCESS})
 
 
 def observed(request: dict[str, Any]) -> bytes:

@@ -10,11 +10,13 @@ import onnx
 
 from app.errors import CalibrationNonfinite, DatasetTooSmall
 from app.inputs.batches import Batches
-from app.observers.onnxruntime import ObserverSpec
+from app.observers.onnxruntime import Observer, ObserverSpec
 from app.observers.onnxruntime import observe as observe_batches
+from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.graph import find_activations, find_needed_tensors
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
-from app.spec import JobSpec
+from app.spec import CalibrationSpec, JobSpec
+from app.worker.steps.converge import observe_converging
 from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
 
 Report = Callable[[dict[str, Any]], None]
@@ -35,13 +37,13 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     began = time.monotonic()
     spec = JobSpec.model_validate(request["spec"])
     assert spec.calibration is not None
-    every = calibration_files(request["dataset"]["listing"], spec.calibration.max_images)
+    every = calibration_files(request["dataset"]["listing"], spec.calibration)
     known = request["known"]
     files = select_part(added_files(every, known["listing"]) if known else every, request["part"])
     tensors = _tensors(Path(request["model"]), spec.calibration.observe)
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
-    batches = open_batches(request, request["dataset"], Selection(files, len(every)))
-    observed = _observe(request, tensors, batches, report)
+    batches = open_batches(request, request["dataset"], _selection(files, len(every), spec.calibration))
+    observed, converge = _observe(request, tensors, batches, report)
     earlier = read_observation(known["observation"]) if known and not request["part"] else None
     parts = [part for part in (earlier, observed) if part is not None]
     if parts or not request["part"]:
@@ -52,6 +54,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "skipped": batches.skipped[:_MAX_LISTED],
         "skipped_count": len(batches.skipped),
         "allowed_bad": batches.allowed_bad,
+        "converge": converge,
         "tensors": len(tensors),
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -86,16 +89,26 @@ def merge_all(parts: list[Observation]) -> Observation:
     return merged
 
 
-def _observe(request: dict[str, Any], tensors: list[str], batches: Batches, report: Report) -> Observation | None:
+def _selection(files: list[Entry], of: int, calibration: CalibrationSpec) -> Selection:
+    # Where it may stop early, the batch size, which is in no key, must not decide which image is met.
+    return Selection(files, of, None if calibration.converge is None else FIRST_LOOK_IMAGES)
+
+
+def _observe(
+    request: dict[str, Any], tensors: list[str], batches: Batches, report: Report
+) -> tuple[Observation | None, dict[str, Any] | None]:
     cores, parts = len(os.sched_getaffinity(0)), request["part"][1] if request["part"] else 1
-    grid = request["spec"]["calibration"]["grid"]
-    counted = ObserverSpec(grid, threads=max(1, cores // parts), total_images=batches.images)
+    calibration = CalibrationSpec.model_validate(request["spec"]["calibration"])
+    counted = ObserverSpec(calibration.grid, threads=max(1, cores // parts), total_images=batches.images)
+    model = Path(request["model"])
     try:
-        return observe_batches(Path(request["model"]), tensors, batches, counted, report)
+        if calibration.converge is not None:
+            return observe_converging(Observer(model, tensors, counted), batches, calibration, report)
+        return observe_batches(model, tensors, batches, counted, report), None
     except CalibrationNonfinite as problem:
         raise _named(problem, batches) from problem
     except DatasetTooSmall:
-        return None  # every image that was to be run was skipped; there may be known ones
+        return None, None  # every image that was to be run was skipped; there may be known ones
 
 
 def _tensors(model_path: Path, wanted: str) -> list[str]:
