@@ -15,6 +15,7 @@ OBSERVER_VERSION = 1
 DERIVER_VERSION = 1
 QUANTIZER_VERSION = 1
 JUDGE_VERSION = 1
+EQUALIZER = "cross-layer/1"
 
 
 def key_from(**parts: Any) -> str:
@@ -44,6 +45,8 @@ def observation_facts(job: ResolvedJob) -> dict[str, Any]:
         "max_images": calibration.max_images,
         "converge": _converge(calibration),
         "observe": calibration.observe,
+        # Between equalized convolutions the activations have other ranges.
+        "equalize": EQUALIZER if job.spec.quantize.equalize else None,
         "bad_images": [calibration.on_bad_image, calibration.max_bad_fraction],
         "observer": f"{job.tools.observer}/{OBSERVER_VERSION}",
         "decoder": job.tools.decoder,

@@ -13,7 +13,18 @@ from app.worker.files import read_packs
 from app.worker.known import find_known
 
 #: Facts of an observation in the order in which they are named as the reason of a miss.
-_REASONS = ("preprocess", "grid", "batch_size", "max_images", "converge", "observe", "bad_images", "observer", "decoder")
+_REASONS = (
+    "preprocess",
+    "grid",
+    "batch_size",
+    "max_images",
+    "converge",
+    "observe",
+    "equalize",
+    "bad_images",
+    "observer",
+    "decoder",
+)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,6 @@ def _not_offered(spec: JobSpec) -> dict[str, bool]:
     assert calibration is not None
     return {
         "calibration.observer tensorrt": calibration.observer == "tensorrt",
-        "quantize.equalize": quantize.equalize,
         "quantize.bias_correction": quantize.bias_correction,
         "quantize.placement measured": quantize.placement == "measured",
         "judge.latency": spec.judge.latency,

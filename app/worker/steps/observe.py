@@ -17,6 +17,7 @@ from app.quant.graph import find_activations, find_needed_tensors
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
 from app.spec import CalibrationSpec, JobSpec
 from app.worker.steps.converge import observe_converging
+from app.worker.steps.equalize import write_equalized
 from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
 
 Report = Callable[[dict[str, Any]], None]
@@ -41,6 +42,8 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     known = request["known"]
     files = select_part(added_files(every, known["listing"]) if known else every, request["part"])
     tensors = _tensors(Path(request["model"]), spec.calibration.observe)
+    if spec.quantize.equalize:
+        request, tensors = _equalized(request, tensors)
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
     batches = open_batches(request, request["dataset"], _selection(files, len(every), spec.calibration))
     observed, converge = _observe(request, tensors, batches, report)
@@ -109,6 +112,11 @@ def _observe(
         raise _named(problem, batches) from problem
     except DatasetTooSmall:
         return None, None  # every image that was to be run was skipped; there may be known ones
+
+
+def _equalized(request: dict[str, Any], tensors: list[str]) -> tuple[dict[str, Any], list[str]]:
+    path, kept = write_equalized(Path(request["model"]), Path(request["out"] + ".onnx"))
+    return request | {"model": str(path)}, [name for name in tensors if name in kept]
 
 
 def _tensors(model_path: Path, wanted: str) -> list[str]:
