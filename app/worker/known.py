@@ -15,6 +15,8 @@ from app.worker.files import read_packs
 
 #: Facts in which the two may differ. Where no image was skipped, the rule of what to do with bad ones changed nothing.
 _FREE = frozenset({"dataset", "listing", "bad_images"})
+#: A listing is read for each; of more candidates the largest are compared.
+_MOST_COMPARED = 4
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Known:
 
 
 def find_known(session: Session, blobs: BlobStore, job: ResolvedJob) -> Known | None:
-    """Return the observation that spares most of the job's images, the newest of equals; None where none can be merged.
+    """Return the observation that spares most of the job's images, of equals the newest; None where none can be merged.
 
     Bins of TensorRT's grid, a choice of images (max_images) and an early stop (converge) are functions of the whole
     set, so these are observed from scratch; so is a set from which an image was removed or replaced.
@@ -45,8 +47,8 @@ def find_known(session: Session, blobs: BlobStore, job: ResolvedJob) -> Known | 
     if not rows:
         return None
     wanted = read_packs(blobs, facts["listing"])
-    fitting = (row for row in rows if row.report["images"] <= len(wanted))
-    for row in sorted(fitting, key=lambda row: row.report["images"], reverse=True):
+    fitting = [row for row in rows if row.report["images"] <= len(wanted)]
+    for row in sorted(fitting, key=lambda row: row.report["images"], reverse=True)[:_MOST_COMPARED]:
         known = _find_packs(blobs, row.facts["listing"])
         if known is not None and known.keys() <= wanted.keys() and row.report["images"] == len(known):
             return _known(row, known, wanted)

@@ -1,9 +1,12 @@
 """Shards: parts that are observed apart and merged give the bytes of one pass, and may skip no more than it."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from app.errors import ImageCorrupt
 from app.worker.context import sum_progress
@@ -64,6 +67,25 @@ def test_parts_are_contiguous_and_none_is_empty(count: int, shards: int) -> None
     parts = [select_part(files, [number, shards]) for number in range(shards)]
     assert [entry for part in parts for entry in part] == files
     assert all(parts)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.integers(0, 29), max_size=29), st.integers(1, 6), st.integers(1, 9))
+def test_any_known_part_and_any_shards_give_the_same_bytes(
+    tmp_path: Path, known: set[int], shards: int, batch_size: int
+) -> None:
+    with TemporaryDirectory(dir=tmp_path) as name:
+        folder = Path(name)
+        dataset = store_dataset(folder, {path: DIGITS[path] for path in PATHS[:30]})
+        request = request_on(dataset, folder / "whole", batch_size=batch_size)
+        whole = observed(request)
+        if known:
+            (folder / "old").mkdir()
+            old = store_dataset(folder / "old", {PATHS[place]: DIGITS[PATHS[place]] for place in known})
+            observe(request_on(old, folder / "old" / "observation"), ignore)
+            request |= {"known": {"observation": str(folder / "old" / "observation"), "listing": old["listing"]}}
+        observe_shards(request | {"out": str(folder / "merged")}, min(shards, 30 - len(known)))
+        assert (folder / "merged").read_bytes() == whole
 
 
 def test_progress_adds_up() -> None:
