@@ -1,8 +1,8 @@
 """The benchmark of calibration: every measurement in a process of its own, every figure a ratio within one run."""
 
 import asyncio
-import importlib.util
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,13 +26,25 @@ _TIMEOUT_SECONDS = 4 * 3600
 
 
 @dataclass(frozen=True)
+class Options:
+    """Plain and ours are measured `runs` times each, in turns; other calibrators once, or not.
+
+    nvidia-modelopt asks for older onnx and onnxruntime than we do, so it lives in an environment of its own:
+    `modelopt_python` is the interpreter there.
+    """
+
+    runs: int = 3
+    others: bool = True
+    modelopt_python: str | None = None
+
+
+@dataclass(frozen=True)
 class Bench:
-    """One net's measurements in `folder`; `runs` times each, other calibrators once (or not, without `others`)."""
+    """One net's measurements in `folder`, told to `say` as they begin."""
 
     subject: Subject
     folder: Path
-    runs: int
-    others: bool
+    options: "Options"
     say: Callable[[str], None]
 
     def measure(self, step: str, **request: Any) -> dict[str, Any]:
@@ -40,7 +52,9 @@ class Bench:
         self.say(
             f"{self.subject.name}: {step.partition(':')[2]} {request.get('threads', '')} {request.get('batch', '')}".rstrip()
         )
-        call = ChildCall(f"app.bench.{step}", {"subject": self.subject.to_json(), **request}, "bench", _TIMEOUT_SECONDS)
+        python = request.pop("python", sys.executable)
+        request["subject"] = self.subject.to_json()
+        call = ChildCall(f"app.bench.{step}", request, "bench", _TIMEOUT_SECONDS, python=python)
         return asyncio.run(run_child(call))
 
     def observe(self, out: str, images: int | None = None, known: str | None = None) -> dict[str, Any]:
@@ -49,17 +63,17 @@ class Bench:
         return self.measure("ours:observe", images=images, out=str(self.folder / out), known=known_path)
 
 
-def bench_calibrate(wanted: Wanted, options: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+def bench_calibrate(wanted: Wanted, options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     """Return the measurements of one net, as JSON values.
 
-    options: {"runs", "others"}. plain, ours: medians of {start_seconds, seconds, peak_bytes}; plain also its setting ·
+    plain, ours: medians of {start_seconds, seconds, peak_bytes}; plain also its setting ·
     ratio: ours / plain, of the images alone · ratio_with_start: with the loading of the model · memory_ratio ·
     search_milliseconds: {method: a tensor} · added_share: cost of 5 % more images / ours, with start · others: {name:
     {..., ratio, agreement} or {"failed": why}}. Raises Problem.
     """
     with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
         say(f"{wanted.name}: preparing")
-        bench = Bench(prepare(wanted, Path(folder)), Path(folder), options["runs"], options["others"], say)
+        bench = Bench(prepare(wanted, Path(folder)), Path(folder), options, say)
         return _measured(bench)
 
 
@@ -68,7 +82,9 @@ def _measured(bench: Bench) -> dict[str, Any]:
     tried = [bench.measure("plain:plain", **setting) for setting in PLAIN_SETTINGS]
     best = min(range(len(tried)), key=lambda place: tried[place]["seconds"])
     # In turns, so that a machine that slows down slows both.
-    rounds = [(bench.measure("plain:plain", **PLAIN_SETTINGS[best]), bench.observe("observation")) for _ in range(bench.runs)]
+    rounds = [
+        (bench.measure("plain:plain", **PLAIN_SETTINGS[best]), bench.observe("observation")) for _ in range(bench.options.runs)
+    ]
     plain, ours = _median([pair[0] for pair in rounds]), _median([pair[1] for pair in rounds])
     added = bench.observe("added", max(1, bench.subject.count // _ADDED_SHARE), known="observation")
     search = bench.measure("ours:search", observation=str(bench.folder / "observation"))
@@ -76,7 +92,7 @@ def _measured(bench: Bench) -> dict[str, Any]:
         "net": bench.subject.name,
         "images": bench.subject.count,
         "tensors": rounds[0][1]["tensors"],
-        "runs": bench.runs,
+        "runs": bench.options.runs,
         "plain": plain | PLAIN_SETTINGS[best],
         "ours": ours,
         "ratio": ours["seconds"] / plain["seconds"],
@@ -89,17 +105,19 @@ def _measured(bench: Bench) -> dict[str, Any]:
 
 
 def _others(bench: Bench, plain: dict[str, Any], amax: dict[str, float]) -> dict[str, Any]:
-    steps = {"onnxruntime Entropy": "others:ort_entropy"} if bench.others else {}
-    if bench.others and all(importlib.util.find_spec(name) for name in ("modelopt", "onnx_graphsurgeon")):
-        steps["nvidia-modelopt entropy"] = "others:modelopt"
-    return {name: _other(bench, step, plain, amax) for name, step in steps.items()}
+    steps = {"onnxruntime Entropy": ("others:ort_entropy", sys.executable)} if bench.options.others else {}
+    if bench.options.modelopt_python:
+        steps["nvidia-modelopt entropy"] = ("others:modelopt", bench.options.modelopt_python)
+    found = {}
+    for name, (step, python) in steps.items():
+        try:
+            found[name] = _compared(bench.measure(step, python=python), plain, amax)
+        except (Problem, OSError) as problem:
+            found[name] = {"failed": str(problem)}
+    return found
 
 
-def _other(bench: Bench, step: str, plain: dict[str, Any], amax: dict[str, float]) -> dict[str, Any]:
-    try:
-        measured = bench.measure(step)
-    except Problem as problem:
-        return {"failed": problem.detail}
+def _compared(measured: dict[str, Any], plain: dict[str, Any], amax: dict[str, float]) -> dict[str, Any]:
     theirs = measured.pop("amax")
     ratios = {"ratio": measured["seconds"] / plain["seconds"], "memory_ratio": measured["peak_bytes"] / plain["peak_bytes"]}
     return measured | ratios | {"agreement": compare_amax(amax, theirs)}

@@ -1,4 +1,7 @@
-"""Other calibrators on the same images: onnxruntime.quantization's Entropy, and nvidia-modelopt's if it is installed."""
+"""Other calibrators on the same images: onnxruntime.quantization's Entropy, and nvidia-modelopt's.
+
+The latter runs in an environment of its own, so nothing is imported here but numpy, onnx and onnxruntime.
+"""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -50,7 +53,7 @@ def modelopt(request: dict[str, Any], _report: Report) -> dict[str, Any]:
 
     request: {"subject"}. Its time includes the writing of the Q/DQ model, from which the scales are read.
     """
-    from modelopt.onnx.quantization import quantize  # pyright: ignore[reportMissingImports] - the extra `bench`
+    from modelopt.onnx.quantization import quantize  # pyright: ignore[reportMissingImports] - see the docstring above
 
     subject = Subject.from_json(request["subject"])
     images = np.concatenate(list(subject.batches(256)))

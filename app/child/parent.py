@@ -35,6 +35,8 @@ class ChildCall:
     #: Address space in bytes; None where a runtime reserves more than it uses.
     memory_bytes: int | None = None
     folder: Path = field(default_factory=Path.cwd)
+    #: Another interpreter may have other packages; of ours it needs nothing that the target does not.
+    python: str = sys.executable
 
 
 def ignore(*_event: Any) -> None:
@@ -49,7 +51,7 @@ async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ign
     that died.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "app.child.main", str(os.getpid()),
+        call.python, "-P", "-m", "app.child.main", str(os.getpid()),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env=child_environment(), cwd=call.folder, start_new_session=True, limit=_MAX_LINE_BYTES,
     )  # fmt: skip

@@ -32,19 +32,27 @@ class Nets:
     ] = None
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What to measure, and how often."""
+
+    runs: Annotated[int, typer.Option(min=1, help="How often plain and ours are measured, in turns.")] = 3
+    others: Annotated[bool, typer.Option("--others/--no-others", help="Whether to run onnxruntime's calibrator, too.")] = True
+    modelopt_python: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Python of an environment with nvidia-modelopt[onnx].")
+    ] = None
+
+
 @bench.command("calibrate")
 @grouped
 def calibrate(
     context: typer.Context,
     nets: Nets,
-    runs: Annotated[int, typer.Option(min=1, help="How often plain and ours are measured, in turns.")] = 3,
-    others: Annotated[
-        bool, typer.Option("--others/--no-others", help="Whether to run other calibrators, which take long.")
-    ] = True,
+    measures: Measures,
 ) -> None:
     """Measure calibration beside a plain FP32 forward pass, each in a process of its own; figures are ratios of one run."""
     session = session_of(context)
-    documents = [_measure(session, wanted, {"runs": runs, "others": others}) for wanted in _wanted(nets)]
+    documents = [_measure(session, wanted, measures) for wanted in _wanted(nets)]
     session.screen.table({"nets": documents}, _COLUMNS, (row for document in documents for row in _rows(document)))
     if not session.screen.json_output:
         session.screen.lines(line for document in documents for line in _lines(document))
@@ -60,11 +68,13 @@ def _wanted(nets: Nets) -> list[Any]:
     return [Wanted(nets.model.stem, nets.model, nets.images, nets.count or (None if nets.images else 64))]
 
 
-def _measure(session: Session, wanted: Any, options: dict[str, Any]) -> dict[str, Any]:
-    from app.bench.calibrate import bench_calibrate
+def _measure(session: Session, wanted: Any, measures: Measures) -> dict[str, Any]:
+    from app.bench.calibrate import Options, bench_calibrate
+
+    python = str(measures.modelopt_python) if measures.modelopt_python else None
 
     try:
-        return bench_calibrate(wanted, options, session.screen.note)
+        return bench_calibrate(wanted, Options(measures.runs, measures.others, python), session.screen.note)
     except Problem as problem:
         raise LocalProblem(f"Cannot measure {wanted.name}: {problem.detail}") from problem
 
