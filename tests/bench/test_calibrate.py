@@ -45,7 +45,9 @@ def test_images_need_a_model(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_onnxruntimes_calibrator_is_fed(tmp_path: Path) -> None:
     subject = prepare(Wanted("digits", DIGITS_MODEL, IMAGES, 3), tmp_path)
+    before = DIGITS_MODEL.read_bytes()
     measured = ort_entropy({"subject": subject.to_json()}, lambda _: None)
+    assert DIGITS_MODEL.read_bytes() == before
     assert 0 < measured["amax"]["input"] <= 1
     assert measured["tensors"] == len(measured["amax"]) > 9
 
