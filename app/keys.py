@@ -8,13 +8,14 @@ import rfc8785
 from pydantic import BaseModel
 
 from app.resolved import ResolvedJob
-from app.spec import QuantizeSpec
+from app.spec import CalibrationSpec, QuantizeSpec
 
 #: Raised when a stage computes other numbers from the same input.
 OBSERVER_VERSION = 1
 DERIVER_VERSION = 1
 QUANTIZER_VERSION = 1
 JUDGE_VERSION = 1
+EQUALIZER = "cross-layer/1"
 
 #: Names, whose digests are in the key instead, and what decides when a job runs but not what it does.
 _NOT_IN_JOB_KEY: Any = {
@@ -51,9 +52,11 @@ def observation_facts(job: ResolvedJob) -> dict[str, Any]:
         # Bins of the mergeable grid are the same for every batch size; TensorRT's first batch decides all of its bins.
         "batch_size": calibration.batch_size if calibration.grid == "tensorrt" else None,
         "max_images": calibration.max_images,
-        "converge": calibration.converge,
+        "converge": _converge(calibration),
         "observe": calibration.observe,
         "bad_images": _bad_images(job),
+        # Between equalized convolutions the activations have other ranges.
+        "equalize": EQUALIZER if job.spec.quantize.equalize else None,
         "observer": f"{job.tools.observer}/{OBSERVER_VERSION}",
         "decoder": job.tools.decoder,
     }
@@ -117,7 +120,9 @@ def judge_selection(job: ResolvedJob) -> dict[str, Any]:
     """Return what decides on which images, and how, the job's engine is judged."""
     dataset = job.judge_dataset or job.dataset
     assert dataset is not None
+    converge = _converge(job.spec.calibration) if job.spec.calibration and not job.judge_dataset else None
     return {
+        **({"converge": converge} if converge else {}),
         "dataset": dataset.digest,
         "calibrated_on": job.dataset.digest if job.dataset else None,
         "max_images": job.spec.calibration.max_images if job.spec.calibration and not job.judge_dataset else None,
@@ -139,6 +144,14 @@ def job_key(job: ResolvedJob) -> str:
     spec = job.spec.model_dump(mode="json", exclude=_NOT_IN_JOB_KEY)
     datasets = [dataset.digest if dataset else None for dataset in (job.dataset, job.judge_dataset)]
     return key_from(model=job.model.digest, datasets=datasets, spec=spec, tools=job.tools)
+
+
+def _converge(calibration: CalibrationSpec) -> dict[str, Any] | None:
+    # How many images suffice depends on the thresholds that are watched.
+    if calibration.converge is None:
+        return None
+    watched = {"fraction": calibration.converge, "method": calibration.method}
+    return watched | ({"percentile": calibration.percentile} if calibration.method in ("auto", "percentile") else {})
 
 
 def _plain(part: Any) -> Any:

@@ -99,7 +99,14 @@ def preprocess_from_json(value: object) -> object:
 
 
 class CalibrationSpec(Frozen):
-    """How activation ranges are measured and reduced to one amax a tensor."""
+    """How activation ranges are measured and reduced to one amax a tensor.
+
+    `shards` processes observe a contiguous part of the images each, and their histograms are merged: the result is the
+    same. With `converge` images are taken so that however few suffice are spread evenly over the sorted paths: the first
+    2^m are those that `max_images` 2^m takes. After 16, 32, 64, ... images amax is computed by the job's method (`auto`:
+    by all); when a doubling moved no tensor's by more than this fraction, the rest is left for the judge. Both need the
+    mergeable grid.
+    """
 
     method: Method = "auto"
     grid: Literal["mergeable", "tensorrt"] = "mergeable"
@@ -125,7 +132,11 @@ def _as_set(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class QuantizeSpec(Frozen):
-    """Where Q/DQ pairs go, and what the rest of the model computes in."""
+    """Where Q/DQ pairs go, and what the rest of the model computes in.
+
+    `equalize` gives channels between two convolutions like ranges in both weights, exactly in float; the activations
+    are then observed on that model.
+    """
 
     placement: Placement = "default"
     exclude: Annotated[

@@ -15,7 +15,7 @@ HOMES = {
     "starlette": {"api", "web", "main.py"},
     "sqlalchemy": {"db"},
     "dbos": {"jobs"},
-    "onnxruntime": {"observers", "engines"},
+    "onnxruntime": {"observers", "engines", "bench"},
     "tensorrt": {"observers", "engines"},
     "tensorrt_rtx": {"observers", "engines"},
     "pycuda": {"observers", "engines"},
@@ -77,7 +77,7 @@ def test_arrows_never_turn_back() -> None:
         if room(path) == "jobs":
             assert not any(name.startswith("app.api") for name in names), path
         if room(path) == "client":
-            own = ("app.client", "app.spec", "app.settings", "app.main", "app.errors")
+            own = ("app.client", "app.spec", "app.settings", "app.main", "app.errors", "app.bench")
             assert all(name.startswith(own) for name in names if name.startswith("app.")), path
 
 

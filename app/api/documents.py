@@ -72,6 +72,8 @@ def table_document(row: TableRow, names: dict[str, str | None], stale_reason: st
         "digest": row.body,
         "tensors": row.facts.get("tensors"),
         "dead": row.facts.get("dead", []),
+        "images": row.facts.get("images"),
+        "converge": row.facts.get("converge"),
         "provenance": {name: row.facts.get(name) for name in ("observation", "tools")},
         "nondeterministic": row.nondeterministic,
         "stale": stale_reason is not None,
@@ -100,7 +102,7 @@ def report_document(report: dict[str, Any], table: TableRow | None) -> dict[str,
     """Return what the judge measured, with the method of the table and, for `auto`, what all methods reached."""
     facts = table.facts if table else {}
     method = facts.get("chosen") or (table.method if table else None)
-    return report | {"method": method, "candidates": facts.get("candidates")}
+    return report | {"method": method, "candidates": facts.get("candidates"), "converge": facts.get("converge")}
 
 
 def _eta_seconds(row: JobRow) -> float | None:

@@ -17,7 +17,7 @@ from app.api.staging import stage_body, staging_folder
 from app.db import results, uploads
 from app.db.database import Session
 from app.db.rows import DatasetRow, ModelRow, TableRow
-from app.errors import SpecProblem
+from app.errors import SpecProblem, UnsupportedOption
 from app.jobs.context import Service
 from app.jobs.submit import lookup
 from app.quant.ort_table import format_ort_table
@@ -88,6 +88,9 @@ def export(
     if format == "json":
         body = service.blobs.fetch(row.body).read_bytes()
         return bytes_response(body, "application/json", f"{row.id}.json")
+    if is_equalized(row):
+        reason = "its ranges are those of the equalized model; take the Q/DQ model at /qdq, or calibrate without equalize"
+        raise UnsupportedOption(option=f"format {format} of a table with quantize.equalize", reason=reason)
     scales = scales_from_table(load_table(service, row))
     if format == "ort":
         return bytes_response(format_ort_table(scales), "application/octet-stream", "calibration.flatbuffers")
@@ -105,12 +108,12 @@ async def get_qdq(
     exclude: Annotated[tuple[str, ...], Query(max_length=1000)] = (),
 ) -> Response:
     """Return the table's model with Q/DQ pairs: for TensorRT 11, TensorRT-RTX and ONNX Runtime."""
-    try:
-        quantize = QuantizeSpec(placement=placement, float_type=float_type, exclude=exclude)
-    except ValidationError as error:
-        raise SpecProblem(reason=f"exclude: {error.errors()[0]['msg']}") from error
     with context.service.database.reading() as session:
         row = results.get_table(session, table_id)
+    try:
+        quantize = QuantizeSpec(placement=placement, float_type=float_type, exclude=exclude, equalize=is_equalized(row))
+    except ValidationError as error:
+        raise SpecProblem(reason=f"exclude: {error.errors()[0]['msg']}") from error
     digest = await quantized_digest(context, row, quantize)
     return blob_response(request, context.service.blobs, digest, f"{row.id}.qdq.onnx")
 
@@ -124,6 +127,11 @@ async def diff(first: str, second: str, service: InService) -> dict[str, Any]:
 def load_table(service: Service, row: TableRow) -> Table:
     """Return the stored table. Raises BlobCorrupt, TableProblem."""
     return table_from_json(service.blobs.fetch(row.body).read_bytes())
+
+
+def is_equalized(row: TableRow) -> bool:
+    """Return whether a table was observed on the model with equalized weights."""
+    return bool((row.facts.get("observation") or {}).get("equalize"))
 
 
 def _diff(service: Service, first: str, second: str) -> dict[str, Any]:

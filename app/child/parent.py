@@ -7,8 +7,9 @@ import signal
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class ChildCall:
     #: Address space in bytes; None where a runtime reserves more than it uses.
     memory_bytes: int | None = None
     folder: Path = field(default_factory=Path.cwd)
+    #: Another interpreter may have other packages; of ours it needs nothing that the target does not.
+    python: str = sys.executable
 
 
 def ignore(*_event: Any) -> None:
@@ -50,7 +53,7 @@ async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ign
     signal ended, or WorkerProblem for another that gave no answer.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", *CHILD_MODULE, str(os.getpid()),
+        call.python, "-P", *CHILD_MODULE, str(os.getpid()),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env=child_environment(), cwd=call.folder, start_new_session=True, limit=_MAX_LINE_BYTES,
     )  # fmt: skip
@@ -63,6 +66,22 @@ async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ign
         _kill(process)
         await asyncio.shield(process.wait())
         _close(process)
+
+
+async def run_children(
+    calls: Sequence[ChildCall], report: Callable[[int, dict[str, Any]], None], watch: Watch
+) -> list[dict[str, Any]]:
+    """Run all calls at once, each in a process of its own, and return what they returned, in their order.
+
+    `report` gets the number of the call with each event. The first call that fails ends the others; raises its problem.
+    """
+    tasks = [asyncio.ensure_future(run_child(call, partial(report, number), watch)) for number, call in enumerate(calls)]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _converse(process: Process, call: ChildCall, report: Report, watch: Watch) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class CalibrationOptions:
     max_images: Annotated[int | None, typer.Option(help="Calibrate on so many, spread over the dataset.")] = None
     percentile: Annotated[float | None, typer.Option(help="Share of values kept by method percentile, in percent.")] = None
     observe: Annotated[Literal["needed", "all"] | None, typer.Option(help="Which tensors are measured.")] = None
+    converge: Annotated[float | None, typer.Option(help="Stop when a doubling of images moves no amax by this share.")] = None
+    shards: Annotated[int | None, typer.Option(help="Observe in so many processes; the result is the same.")] = None
     preprocess: Annotated[
         str | None, typer.Option(help="unit, imagenet, tf, caffe, or JSON such as '{\"size\": [224, 224]}'.")
     ] = None
@@ -45,6 +47,7 @@ class EngineOptions:
     judge_images: Annotated[int | None, typer.Option(help="Compare on so many of them.")] = None
     min_agreement: Annotated[float | None, typer.Option(help="Gate: top-1 agreement with FP32, 0 to 1.")] = None
     max_accuracy_drop: Annotated[float | None, typer.Option(help="Gate: loss of accuracy on labelled images, 0 to 1.")] = None
+    equalize: Annotated[bool | None, typer.Option("--equalize", help="Even out weights between convolutions first.")] = None
 
 
 def document_from_options(calibration: CalibrationOptions, engine: EngineOptions | None) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def document_from_options(calibration: CalibrationOptions, engine: EngineOptions
     _put(document, {"model": calibration.model, "dataset": calibration.dataset})
     if calibration.preprocess is not None:
         document["preprocess"] = _preprocess_from_text(calibration.preprocess)
-    chosen = ("method", "grid", "batch_size", "max_images", "percentile", "observe")
+    chosen = ("method", "grid", "batch_size", "max_images", "percentile", "observe", "converge", "shards")
     _put_section(document, "calibration", {name: asdict(calibration)[name] for name in chosen})
     if engine is None:
         return document | {"engine": None}
@@ -94,7 +97,12 @@ def _put_engine(document: dict[str, Any], options: EngineOptions) -> None:
     _put_section(
         document,
         "quantize",
-        {"float_type": options.float_type, "placement": options.placement, "exclude": options.exclude or None},
+        {
+            "float_type": options.float_type,
+            "placement": options.placement,
+            "exclude": options.exclude or None,
+            "equalize": options.equalize,
+        },
     )
     _put_section(document, "judge", {"dataset": options.judge, "images": options.judge_images})
     gate = {"min_agreement": options.min_agreement, "max_accuracy_drop": options.max_accuracy_drop}

@@ -31,6 +31,12 @@ def recent_observations(session: Session, model_name: str) -> list[ObservationRo
     return list(session.scalars(named.order_by(ObservationRow.created_at.desc()).limit(20)))
 
 
+def newest_observations(session: Session, model_digest: str, limit: int = 16) -> list[ObservationRow]:
+    """Return the newest observations of a model's bytes, under whatever name, newest first."""
+    own = sa.select(ObservationRow).where(ObservationRow.facts["model"].as_string() == model_digest)
+    return list(session.scalars(own.order_by(ObservationRow.created_at.desc()).limit(limit)))
+
+
 def find_table(session: Session, key: str) -> TableRow | None:
     """Return the computed table of a key, the first where two differ. Raises TableNondeterministic if they disagree."""
     computed = sa.select(TableRow).where(TableRow.key == key, TableRow.origin == "computed")

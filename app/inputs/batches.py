@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,10 +36,12 @@ class BatchOptions:
     on_bad_image: Literal["fail", "skip"] = "fail"
     max_bad_fraction: float = 0.0
     threads: int = 2
+    #: What max_bad_fraction is a fraction of, where the images given are a part of more.
+    of_images: int | None = None
 
-    def allowed_bad(self, total: int) -> int:
-        """How many of total images may be skipped."""
-        return int(self.max_bad_fraction * total) if self.on_bad_image == "skip" else 0
+    def allowed_bad(self, given: int) -> int:
+        """How many of the images may be skipped, of those given or of `of_images`."""
+        return int(self.max_bad_fraction * (self.of_images or given)) if self.on_bad_image == "skip" else 0
 
 
 class Batches:
@@ -63,7 +65,17 @@ class Batches:
         self._spec = spec
         self._options = options
 
-    def __iter__(self) -> Iterator[Array]:
+    @property
+    def images(self) -> int:
+        """How many images were given, bad ones included."""
+        return len(self._files)
+
+    @property
+    def allowed_bad(self) -> int:
+        """How many of them may be skipped."""
+        return self._options.allowed_bad(len(self._files))
+
+    def __iter__(self) -> Generator[Array]:
         batch: list[Array] = []
         with ExitStack() as stack:
             for image in self._decode_all(stack):
@@ -91,7 +103,7 @@ class Batches:
             if image is not None:
                 self.used.append(file["path"])
                 yield image
-            elif len(self.skipped) > self._options.allowed_bad(len(self._files)):
+            elif len(self.skipped) > self.allowed_bad:
                 self._fail(chain(waiting, ((left, pool.submit(self._decode, left, packs)) for left in upcoming)))
 
     def _decode(self, file: Mapping[str, Any], packs: Mapping[str, int]) -> Array:

@@ -53,3 +53,18 @@ def select_evenly(items: Sequence[Item], count: int | None) -> list[Item]:
     if count is None or count >= total:
         return list(items)
     return [items[index * total // count] for index in range(count)]
+
+
+def spread_order(items: Sequence[Item]) -> list[Item]:
+    """Return all items so that however few are taken from the front, they are spread evenly over the whole.
+
+    The place of item j is floor(r * n / 2^b), r = the b bits of j reversed (van der Corput), places met before left
+    out. So the first 2^m are those that `select_evenly` takes, and each further 2^m fall between them.
+    """
+    bits = max(len(items) - 1, 0).bit_length()
+    places = dict.fromkeys(_reversed_bits(number, bits) * len(items) >> bits for number in range(1 << bits))
+    return [items[place] for place in places] if items else []
+
+
+def _reversed_bits(number: int, bits: int) -> int:
+    return int(format(number, f"0{bits}b")[::-1], 2) if bits else 0

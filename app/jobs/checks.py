@@ -8,6 +8,12 @@ from app.inputs.preprocess import made_shape
 from app.resolved import ResolvedJob
 from app.spec import CalibrationSpec, JobSpec, QuantizeSpec
 
+_TENSORRT_REASONS = {
+    "shards": "TensorRT's first batch decides all bins, so parts cannot be merged; use calibration.grid mergeable",
+    "converge": "TensorRT's grid takes images in sorted order, so the first ones stand for a few folders alone; "
+    "use calibration.grid mergeable",
+}
+
 
 def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) -> None:
     """Check a spec whose preprocess, backend and shapes are decided, for a model with these inputs.
@@ -24,6 +30,7 @@ def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) 
         _check_quantize_has_effect(spec)
     if spec.calibration is not None:
         _check_native(spec, spec.calibration, images)
+        _check_whole_set(spec.calibration)
 
 
 def check_gate_can_be_told(job: ResolvedJob) -> None:
@@ -43,9 +50,6 @@ def _not_offered(spec: JobSpec) -> dict[str, bool]:
     calibration, quantize = spec.calibration, spec.quantize
     return {
         "calibration.observer tensorrt": calibration is not None and calibration.observer == "tensorrt",
-        "calibration.shards": calibration is not None and calibration.shards is not None,
-        "calibration.converge": calibration is not None and calibration.converge is not None,
-        "quantize.equalize": quantize.equalize,
         "quantize.bias_correction": quantize.bias_correction,
         "quantize.placement measured": quantize.placement == "measured",
         "judge.latency": spec.judge.latency,
@@ -60,6 +64,20 @@ def _check_native(spec: JobSpec, calibration: CalibrationSpec, images: int | Non
     if images is not None and images < calibration.batch_size:
         reason = "a native calibrator takes whole batches"
         raise DatasetTooSmall(images=images, needed=calibration.batch_size, reason=reason)
+
+
+def _check_whole_set(calibration: CalibrationSpec) -> None:
+    for option in ("shards", "converge"):
+        if getattr(calibration, option) is None:
+            continue
+        if calibration.grid == "tensorrt":
+            raise UnsupportedOption(option=f"calibration.{option} with grid tensorrt", reason=_TENSORRT_REASONS[option])
+        if calibration.is_native:
+            reason = "TensorRT's own calibrator takes all images itself; use entropy or minmax"
+            raise UnsupportedOption(option=f"calibration.{option} with {calibration.method}", reason=reason)
+    if calibration.shards is not None and calibration.converge is not None:
+        reason = "where to stop is known after each doubling alone; leave one of the two out"
+        raise UnsupportedOption(option="calibration.shards with converge", reason=reason)
 
 
 def _check_quantize_has_effect(spec: JobSpec) -> None:

@@ -1,6 +1,5 @@
 """What of a job is known already, and why the rest is not."""
 
-import json
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,12 +9,25 @@ from app.db import results
 from app.db.database import Session
 from app.db.rows import EngineRow, ObservationRow, ReportRow, TableRow
 from app.resolved import ResolvedJob
+from app.worker.files import read_packs
+from app.worker.known import find_known
 from app.worker.stages.derive import find_job_table
 
 Found = TypeVar("Found", ObservationRow, TableRow)
 
 #: Facts of an observation in the order in which they are named as the reason of a miss.
-_REASONS = ("preprocess", "grid", "batch_size", "max_images", "converge", "observe", "bad_images", "observer", "decoder")
+_REASONS = (
+    "preprocess",
+    "grid",
+    "batch_size",
+    "max_images",
+    "converge",
+    "observe",
+    "equalize",
+    "bad_images",
+    "observer",
+    "decoder",
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,9 @@ def _reason(session: Session, blobs: BlobStore, job: ResolvedJob, hits: Hits) ->
     if not earlier:
         return "never computed"
     nearest = min(earlier, key=lambda row: _distance(row.facts, wanted))
-    return _changes(blobs, nearest.facts, wanted)
+    reason = _changes(blobs, nearest.facts, wanted)
+    known = find_known(session, blobs, job)
+    return f"{reason}; {known.told}" if known else reason
 
 
 def _method_reason(session: Session, job: ResolvedJob) -> str:
@@ -122,11 +136,6 @@ def _said(value: Any) -> str:
 
 
 def _dataset_change(blobs: BlobStore, old: str, new: str) -> str:
-    before, after = _files(blobs, old), _files(blobs, new)
+    before, after = read_packs(blobs, old).keys(), read_packs(blobs, new).keys()
     added, removed = len(after - before), len(before - after)
     return f"dataset changed (+{added} -{removed} images)"
-
-
-def _files(blobs: BlobStore, listing: str) -> set[tuple[str, str]]:
-    with blobs.fetch(listing).open(encoding="utf-8") as file:
-        return {(entry["path"], entry["sha256"]) for entry in json.load(file)["files"]}

@@ -52,7 +52,8 @@ def probe_forward(session: ort.InferenceSession | None, input_name: str, image: 
     """Return the pass for images like image (`float32[1, C, H, W]` or NHWC); raises CalibrationProblem.
 
     The number of images of a pass depends on the model alone and never changes, so that an image gives the same bits
-    in whichever batch it comes. More than one is taken only where every place in the pass computes the same bits.
+    in whichever batch it comes. More than one is taken only where every place in the pass computes the same bits, tried
+    with noise: a black image could hide that they differ, and observations of parts must merge to that of the whole.
     """
     if session is None:
         return ForwardPass(None, input_name, 1, image.shape, (), True)
@@ -65,7 +66,8 @@ def probe_forward(session: ort.InferenceSession | None, input_name: str, image: 
     if wanted < 2:
         return single
     try:
-        several, outputs = _make_pass(session, image, wanted)
+        noise = np.random.default_rng(0).random(image.shape, np.float32)
+        several, outputs = _make_pass(session, noise, wanted)
     except CalibrationProblem:
         return single  # the exporter fixed the batch somewhere inside
     return several if all(_is_repeated(output, wanted) for output in outputs) else single

@@ -64,6 +64,11 @@ class Observer:
         """Images whose activations are counted by now."""
         return self._stream.images if self._stream else 0
 
+    @property
+    def total_images(self) -> int | None:
+        """Images to come in all, if known."""
+        return self._spec.total_images
+
     def add(self, batch: npt.NDArray[np.float32]) -> None:
         """Count a batch, `float32[N, C, H, W]` or NHWC; on grid tensorrt batches matter as such.
 

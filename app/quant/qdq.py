@@ -9,6 +9,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from app.errors import QuantizeProblem, TableIncomplete, TableScaleInvalid, UnsupportedOption
+from app.quant.channels import report_channels
+from app.quant.equalize import equalize_model
 from app.quant.float16 import float16_from_model
 from app.quant.folding import fold_constants
 from app.quant.graph import find_activations, prepare_model
@@ -25,7 +27,11 @@ from app.spec import FloatType, QuantizeSpec
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A Q/DQ model and what was done to it (`qdq_report.report_placement` describes the fields)."""
+    """A Q/DQ model and what was done to it.
+
+    `qdq_report.report_placement` describes the fields, but `channels`: `channels.report_channels`, and `equalized`:
+    `equalize.equalize_model`.
+    """
 
     model: onnx.ModelProto
     report: dict[str, Any]
@@ -37,13 +43,15 @@ def quantize_model(
     """Return model with Q/DQ pairs: symmetric int8, zero point 0, int8 weights per output channel, float bias.
 
     `scales` holds float32 scales by tensor name; more than needed do no harm. Nodes that read one of the `dead`
-    tensors (zero on every image, so without a scale) stay float. The same input gives the same bytes.
+    tensors (zero on every image, so without a scale) stay float. With `equalize` the scales are those of the equalized
+    model. The same input gives the same bytes.
 
     Raises SpecProblem (unknown exclude), UnsupportedOption, TableIncomplete, TableScaleInvalid, QuantizeProblem
     (nothing to quantize, unusable weights) and what `prepare_model` raises.
     """
     _check_options(spec)
     prepared = prepare_model(model)
+    equalized = equalize_model(prepared) if spec.equalize else []
     if spec.float_type == "fp16":
         prepared = raise_opset(prepared, FLOAT16_OPSET)
         fold_constants(prepared)
@@ -56,6 +64,7 @@ def quantize_model(
         raise QuantizeProblem(reason=f"nothing in it can become INT8 ({_why_nothing(plan)})")
     chosen = _choose_scales(plan, scales)
     report = report_placement(prepared, types, plan, spec)
+    report |= {"channels": report_channels(prepared.graph, plan), "equalized": equalized}
     _write_pairs(prepared.graph, plan, chosen, spec.float_type)
     remove_unused(prepared.graph)
     if spec.float_type == "fp16":
@@ -70,9 +79,8 @@ def model_to_bytes(model: onnx.ModelProto) -> bytes:
 
 
 def _check_options(spec: QuantizeSpec) -> None:
-    for option in ("equalize", "bias_correction"):
-        if getattr(spec, option):
-            raise UnsupportedOption(option=f"quantize.{option}", reason="this server cannot do it yet; leave it out")
+    if spec.bias_correction:
+        raise UnsupportedOption(option="quantize.bias_correction", reason="this server cannot do it yet; leave it out")
 
 
 def _float_nodes(prepared: onnx.ModelProto, dead: set[str], observed: set[str]) -> dict[str, str]:

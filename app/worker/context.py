@@ -7,16 +7,16 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from app.blobs.store import BlobStore, sha256_of
-from app.child.parent import ChildCall, run_child
+from app.child.parent import ChildCall, run_child, run_children
 from app.db import jobs, workers
 from app.db.database import Database
 from app.db.jobs import Fence
@@ -25,6 +25,8 @@ from app.resolved import ResolvedJob, Tools
 from app.settings import Settings
 
 log = structlog.get_logger()
+
+Answer = TypeVar("Answer")
 
 #: Progress is told at most so often.
 _PROGRESS_SECONDS = 0.25
@@ -83,11 +85,33 @@ class Run:
 
         A process that crashes is started again. Raises JobLost, WorkerStopping, CrashLoop, or what `run_child` raises.
         """
+        call = self._call(target, request)
+        return self._until_it_lives(lambda: asyncio.run(run_child(call, self.report, self.watch)))
+
+    def children(self, target: str, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Run a step once for each request, all at the same time; their progress is told as one sum.
+
+        Raises what `child` raises; then none of them is left.
+        """
+        told: dict[int, list[int | None]] = {}
+
+        def report(number: int, event: dict[str, Any]) -> None:
+            if "progress" in event:
+                told[number] = event["progress"]
+                event = {"progress": sum_progress(list(told.values()), len(requests))}
+            self.report(event)
+
+        calls = [self._call(target, request) for request in requests]
+        return self._until_it_lives(lambda: asyncio.run(run_children(calls, report, self.watch)))
+
+    def _call(self, target: str, request: dict[str, Any]) -> ChildCall:
         limit = getattr(self.worker.settings.step_limits, f"{self.stage}_seconds")
-        call = ChildCall(target, request, self.stage, limit, folder=self.folder)
+        return ChildCall(target, request, self.stage, limit, folder=self.folder)
+
+    def _until_it_lives(self, attempt: Callable[[], Answer]) -> Answer:
         for _ in range(self.worker.settings.max_crashes):
             try:
-                return asyncio.run(run_child(call, self.report, self.watch))
+                return attempt()
             except WorkerCrashed as problem:
                 self.say(problem.detail)
         raise CrashLoop(attempts=self.worker.settings.max_crashes)
@@ -165,6 +189,12 @@ class Run:
 def worker_folder(settings: Settings, worker_id: str) -> Path:
     """Return where a worker keeps the files of its running jobs; who finds it dead removes it."""
     return settings.temporary_folder / f"worker-{worker_id}"
+
+
+def sum_progress(told: Sequence[Sequence[int | None]], parts: int) -> list[int | None]:
+    """Return [done, total] of parts that have told theirs; the total is None until all have."""
+    totals = [total for _, total in told if total is not None]
+    return [sum(done or 0 for done, _ in told), sum(totals) if len(totals) == parts else None]
 
 
 @contextmanager

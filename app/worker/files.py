@@ -1,6 +1,8 @@
 """Bring a job's inputs from the blobs to paths that a child can open."""
 
+import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,13 @@ def model_path(blobs: BlobStore, model: ResolvedModel, folder: Path) -> str:
     return str(folder / model.files[0].name)
 
 
-def dataset_files(blobs: BlobStore, dataset: ResolvedDataset) -> dict[str, Any]:
-    """Return {"listing": path, "packs": {digest: path}}, all checked against their digests."""
-    packs = {digest: str(blobs.fetch(digest)) for digest in dataset.packs}
-    return {"listing": str(blobs.fetch(dataset.listing)), "packs": packs}
+def dataset_files(blobs: BlobStore, dataset: ResolvedDataset, packs: Iterable[str] | None = None) -> dict[str, Any]:
+    """Return {"listing": path, "packs": {digest: path}}, all checked against their digests; by default with all packs."""
+    fetched = {digest: str(blobs.fetch(digest)) for digest in (dataset.packs if packs is None else packs)}
+    return {"listing": str(blobs.fetch(dataset.listing)), "packs": fetched}
+
+
+def read_packs(blobs: BlobStore, listing: str) -> dict[tuple[str, str], str]:
+    """Return the pack of each image of a stored listing, by (path, sha256). Raises BlobCorrupt."""
+    with blobs.fetch(listing).open(encoding="utf-8") as file:
+        return {(entry["path"], entry["sha256"]): entry["pack"] for entry in json.load(file)["files"]}

@@ -9,6 +9,7 @@ def job_warnings(table_facts: dict[str, Any], report: dict[str, Any] | None) -> 
     found = {
         "judged_on_calibration": judged.get("judged_on") == "calibration",
         "dead_tensors": bool(table_facts.get("dead")),
+        "not_converged": not (table_facts.get("converge") or {"converged": True})["converged"],
         "images_skipped": bool(table_facts.get("skipped")),
     }
     return [*judged.get("warnings", []), *(name for name, is_so in found.items() if is_so)]

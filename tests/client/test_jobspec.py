@@ -127,3 +127,9 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(typer.BadParameter):
         made(CalibrationOptions(spec=path), EngineOptions(judge="j", min_agreement=0.5))
+
+
+def test_converge_shards_and_equalize() -> None:
+    document = made(CalibrationOptions("m", "d", converge=0.01), EngineOptions(equalize=True))
+    assert (document["calibration"], document["quantize"]) == ({"converge": 0.01}, {"equalize": True})
+    assert made(CalibrationOptions("m", "d", shards=4), None)["calibration"] == {"shards": 4}

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 from backports import zstd
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from app import errors, keys
 from app.inputs.dataset import unpack_dataset
 from app.inputs.labels import label_counts, labels_from_listing, parse_labels
 from app.inputs.limits import InputLimits
-from app.inputs.listing import digest_from_listing, merge_listings, select_evenly, summary_from_listing
+from app.inputs.listing import digest_from_listing, merge_listings, select_evenly, spread_order, summary_from_listing
 from tests.inputs.archives import SMALL, tar_bytes, zip_bytes
 from tests.inputs.pictures import encode, noise, png
 
@@ -162,3 +164,13 @@ def test_merge_replaces_the_same_path() -> None:
 def test_select_evenly() -> None:
     assert select_evenly("abcdefghij", 4) == ["a", "c", "f", "h"]
     assert select_evenly("abc", 5) == select_evenly("abc", None) == ["a", "b", "c"]
+
+
+@given(st.integers(0, 300))
+def test_spread_order_takes_what_select_evenly_takes(count: int) -> None:
+    ordered = spread_order(range(count))
+    assert sorted(ordered) == list(range(count))
+    taken = 1
+    while taken <= count:
+        assert sorted(ordered[:taken]) == select_evenly(range(count), taken)
+        taken *= 2

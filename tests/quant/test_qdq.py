@@ -156,7 +156,7 @@ def test_nodes_that_read_a_dead_tensor_stay_float() -> None:
 
 
 def test_what_cannot_be_done_is_refused() -> None:
-    for option in ({"placement": "measured"}, {"bias_correction": True}, {"equalize": True}):
+    for option in ({"placement": "measured"}, {"bias_correction": True}):
         with pytest.raises(UnsupportedOption):
             quantize_model(resnet(), {}, QuantizeSpec.model_validate(option))
     net = Net(["N", 16])

@@ -20,7 +20,7 @@ CHOOSE_STEP = "app.worker.steps.choose:choose"
 #: An amax that only one table has counts as this: JSON knows no infinity.
 _MAX_DRIFT = 1e9
 #: Of what the step derive answers, a table keeps these.
-_TOLD = ("tensors", "dead", "skipped")
+_TOLD = ("tensors", "dead", "skipped", "images", "converge")
 
 
 def find_or_derive(run: Run) -> TableRow:
@@ -53,7 +53,8 @@ def _derive(run: Run, key: str, method: str) -> TableRow:
         "spec": run.job.spec.model_dump(mode="json"),
         "out": str(folder),
     }
-    answer = run.child(DERIVE_STEP, request) | {"skipped": observation.report["skipped"]}
+    told: dict[str, Any] = {name: observation.report.get(name) for name in ("skipped", "images", "converge")}
+    answer = run.child(DERIVE_STEP, request) | told
     rows = {name: _save(run, keys.derived_table_key(run.job, name), name, folder / name, answer) for name in answer["methods"]}
     row = _choose(run, key, request, rows) if method == "auto" else rows[method]
     run.fail_point("after")
@@ -95,14 +96,20 @@ def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRo
         "model": model_path(blobs, run.job.model, run.folder / "model"),
         "tables": {name: str(blobs.fetch(row.body)) for name, row in rows.items()},
         "calibration": _listing(run),
+        "taken": taken_images(rows[DERIVED_METHODS[0]]),
         "judge": dataset_files(blobs, judged),
         "limits": run.worker.settings.input_limits.model_dump(mode="json"),
     }
     answer = run.child(CHOOSE_STEP, request)
     chosen = rows[answer["chosen"]]
     run.say(f"auto: {answer['chosen']} agrees best")
-    extra = {name: chosen.facts[name] for name in _TOLD} | answer
+    extra = {name: chosen.facts.get(name) for name in _TOLD} | answer
     return _save_body(run, key, "auto", chosen.body, extra)
+
+
+def taken_images(table: TableRow) -> int | None:
+    """Return how many of the calibration images a table's observation looked at before it stopped; None: all."""
+    return (table.facts.get("converge") or {}).get("taken")
 
 
 def _listing(run: Run) -> str | None:

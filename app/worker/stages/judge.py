@@ -7,6 +7,7 @@ from app.db import results
 from app.db.rows import EngineRow, ReportRow, TableRow
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
+from app.worker.stages.derive import taken_images
 from app.worker.stages.quantize import find_or_quantize
 
 STEP = "app.worker.steps.judge:judge"
@@ -25,7 +26,7 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     # A plan for a GPU is judged by the Q/DQ model that it was built from: the same arithmetic, on this CPU.
     tested = engine.plan if engine.backend == "onnxruntime" else find_or_quantize(run, table).body
     run.enter("judge")
-    report = run.child(STEP, _request(run, tested))
+    report = run.child(STEP, _request(run, tested, table))
     row = ReportRow(key=keys.judge_key(run.job, engine.key), engine_id=engine.id, report=report)
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)
@@ -33,7 +34,7 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     return row
 
 
-def _request(run: Run, tested: str) -> dict[str, Any]:
+def _request(run: Run, tested: str, table: TableRow) -> dict[str, Any]:
     judged = run.job.judge_dataset or run.job.dataset
     assert judged is not None
     blobs = run.worker.blobs
@@ -42,6 +43,7 @@ def _request(run: Run, tested: str) -> dict[str, Any]:
         "model": model_path(blobs, run.job.model, run.folder / "model"),
         "tested": str(blobs.fetch(tested)),
         "calibration": str(blobs.fetch(calibration.listing)) if calibration else None,
+        "taken": taken_images(table),
         "judge": dataset_files(blobs, judged),
         "spec": run.job.spec.model_dump(mode="json"),
         "limits": run.worker.settings.input_limits.model_dump(mode="json"),

@@ -1,12 +1,18 @@
 """observe: images -> activations -> histograms, saved under the observation key."""
 
+from pathlib import Path
+from typing import Any
+
 from app import keys
 from app.db import results
 from app.db.rows import ObservationRow
+from app.errors import BlobCorrupt
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
+from app.worker.known import Known, find_known
 
 STEP = "app.worker.steps.observe:observe"
+MERGE_STEP = "app.worker.steps.merge:merge"
 
 
 def find_or_observe(run: Run) -> ObservationRow:
@@ -20,24 +26,65 @@ def find_or_observe(run: Run) -> ObservationRow:
 
 def _observe(run: Run, key: str) -> ObservationRow:
     run.enter("observe")
-    assert run.job.dataset is not None
-    body = run.folder / "observation"
-    request = {
-        "model": model_path(run.worker.blobs, run.job.model, run.folder / "model"),
-        "dataset": dataset_files(run.worker.blobs, run.job.dataset),
-        "spec": run.job.spec.model_dump(mode="json"),
-        "limits": run.worker.settings.input_limits.model_dump(mode="json"),
-        "out": str(body),
-    }
-    report = run.child(STEP, request)
-    row = ObservationRow(
-        key=key,
-        model_name=run.job.model.name,
-        facts=keys.observation_facts(run.job),
-        body=run.keep(body),
-        report=report,
-    )
+    known = _find_known(run)
+    if known is not None:
+        run.say(known.told)
+    row = ObservationRow(key=key, model_name=run.job.model.name, facts=keys.observation_facts(run.job))
+    if known is not None and not known.added:
+        row.body, row.report = known.row.body, known.row.report | {"known": known.images}
+    else:
+        request = _request(run, known) | {"out": str(run.folder / "observation")}
+        shards = _count_shards(run, known)
+        row.report = run.child(STEP, request) if shards == 1 else _observe_shards(run, request, shards)
+        row.body = run.keep(Path(request["out"]))
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)
     run.fail_point("after")
     return row
+
+
+def _count_shards(run: Run, known: Known | None) -> int:
+    assert run.job.dataset is not None
+    assert run.job.spec.calibration is not None
+    calibration = run.job.spec.calibration
+    images = known.added if known else min(run.job.dataset.images, calibration.max_images or run.job.dataset.images)
+    return min(calibration.shards or 1, images)
+
+
+def _observe_shards(run: Run, request: dict[str, Any], shards: int) -> dict[str, Any]:
+    """Observe contiguous parts of the images in a process each, then merge them: the same bytes as from one process."""
+    out = request["out"]
+    requests = [request | {"part": [number, shards], "out": f"{out}-{number}"} for number in range(shards)]
+    reports = run.children(STEP, requests)
+    parts = [part["out"] for part in requests]
+    return run.child(MERGE_STEP, {"parts": parts, "known": request["known"], "reports": reports, "out": out})
+
+
+def _request(run: Run, known: Known | None) -> dict[str, Any]:
+    assert run.job.dataset is not None
+    blobs = run.worker.blobs
+    return {
+        "model": model_path(blobs, run.job.model, run.folder / "model"),
+        "dataset": dataset_files(blobs, run.job.dataset, known.packs if known else None),
+        "spec": run.job.spec.model_dump(mode="json"),
+        "limits": run.worker.settings.input_limits.model_dump(mode="json"),
+        "known": _known_files(run, known) if known else None,
+        "part": None,
+    }
+
+
+def _known_files(run: Run, known: Known) -> dict[str, str]:
+    fetch = run.worker.blobs.fetch
+    return {"observation": str(fetch(known.row.body)), "listing": str(fetch(known.row.facts["listing"]))}
+
+
+def _find_known(run: Run) -> Known | None:
+    with run.worker.database.reading() as session:
+        known = find_known(session, run.worker.blobs, run.job)
+    try:
+        if known is not None:
+            run.worker.blobs.fetch(known.row.body)
+        return known
+    except BlobCorrupt as problem:
+        run.say(f"an earlier observation cannot be read, so all images are run: {problem.detail}")
+        return None

@@ -10,7 +10,7 @@ import numpy as np
 from app.engines.judge_run import JudgedModels
 from app.engines.judge_run import judge as judge_models
 from app.spec import JobSpec
-from app.worker.steps.images import judge_files, judge_labels, open_batches
+from app.worker.steps.images import Selection, judge_files, judge_labels, open_batches
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -36,7 +36,7 @@ def _labelled_batches(
     request: dict[str, Any], files: list[dict[str, Any]]
 ) -> Iterator[tuple[np.ndarray, Sequence[int | None]]]:
     labels = judge_labels(request)
-    batches = open_batches(request, request["judge"], files)
+    batches = open_batches(request, request["judge"], Selection(files, len(files)))
     handed_out = 0
     for batch in batches:
         names = batches.used[handed_out : handed_out + len(batch)]

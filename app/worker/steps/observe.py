@@ -1,5 +1,6 @@
 """The step observe: decode, preprocess, run the FP32 model, count every activation that is asked for."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,37 +8,115 @@ from typing import Any
 
 import onnx
 
-from app.errors import CalibrationNonfinite
+from app.errors import CalibrationNonfinite, DatasetTooSmall
 from app.inputs.batches import Batches
-from app.observers.onnxruntime import ObserverSpec
+from app.observers.onnxruntime import Observer, ObserverSpec
 from app.observers.onnxruntime import observe as observe_batches
+from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.graph import find_activations, find_needed_tensors
-from app.quant.observation import observation_to_bytes
-from app.spec import JobSpec
-from app.worker.steps.images import calibration_files, open_batches
+from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
+from app.spec import CalibrationSpec, JobSpec
+from app.worker.steps.converge import observe_converging
+from app.worker.steps.equalize import write_equalized
+from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
+
+Report = Callable[[dict[str, Any]], None]
+
+#: Of all skipped images so many are named.
+_MAX_LISTED = 100
 
 
-def observe(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Write the observation to `out`; return {"images", "skipped", "tensors", "seconds"}.
+def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds", ...}.
 
-    request: {"model": path, "dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits, "out": path}.
+    request: {"model": path, "dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits, "out": path,
+    "known": {"observation": path, "listing": path} of a part of the images, or None, "part": [number, parts] or None}.
+    Images that are known are not run again; their histograms are merged with the rest. Of a part (a contiguous one of
+    the images to run) the histograms are written alone, for the step merge; nothing where all of it was skipped.
     Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
     """
     began = time.monotonic()
     spec = JobSpec.model_validate(request["spec"])
     assert spec.calibration is not None
-    files = calibration_files(request["dataset"]["listing"], spec.calibration.max_images)
-    batches = open_batches(request, request["dataset"], files)
+    every = calibration_files(request["dataset"]["listing"], spec.calibration)
+    known = request["known"]
+    files = select_part(added_files(every, known["listing"]) if known else every, request["part"])
     tensors = _tensors(Path(request["model"]), spec.calibration.observe)
+    if spec.quantize.equalize:
+        request, tensors = _equalized(request, tensors)
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
-    counted = ObserverSpec(grid=spec.calibration.grid, total_images=len(files))
+    batches = open_batches(request, request["dataset"], _selection(files, len(every), spec.calibration))
+    observed, converge = _observe(request, tensors, batches, report)
+    earlier = read_observation(known["observation"]) if known and not request["part"] else None
+    parts = [part for part in (earlier, observed) if part is not None]
+    if parts or not request["part"]:
+        Path(request["out"]).write_bytes(observation_to_bytes(merge_all(parts)))
+    return {
+        "images": sum(part.images for part in parts),
+        "known": earlier.images if earlier else 0,
+        "skipped": batches.skipped[:_MAX_LISTED],
+        "skipped_count": len(batches.skipped),
+        "allowed_bad": batches.allowed_bad,
+        "converge": converge,
+        "tensors": len(tensors),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def read_observation(path: str) -> Observation:
+    """Return a stored observation. Raises CalibrationProblem where it is damaged."""
+    return observation_from_bytes(Path(path).read_bytes())
+
+
+def select_part(files: list[Entry], part: list[int] | None) -> list[Entry]:
+    """Return the entries of one of several contiguous parts, as equal as can be; all where there are no parts."""
+    if part is None:
+        return files
+    number, parts = part
+    return files[number * len(files) // parts : (number + 1) * len(files) // parts]
+
+
+def added_files(files: list[Entry], known_listing: str) -> list[Entry]:
+    """Return the entries that are not, with the same path and bytes, in the listing of known ones."""
+    known = {(entry["path"], entry["sha256"]) for entry in read_listing(known_listing)["files"]}
+    return [entry for entry in files if (entry["path"], entry["sha256"]) not in known]
+
+
+def merge_all(parts: list[Observation]) -> Observation:
+    """Return the observation of the images of all parts. Raises DatasetTooSmall where there are none."""
+    if not parts:
+        raise DatasetTooSmall(images=0, needed=1, reason="calibration measures activations on images")
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merge_observations(merged, part)
+    return merged
+
+
+def _selection(files: list[Entry], of: int, calibration: CalibrationSpec) -> Selection:
+    # Where it may stop early, the batch size, which is in no key, must not decide which image is met.
+    return Selection(files, of, None if calibration.converge is None else FIRST_LOOK_IMAGES)
+
+
+def _observe(
+    request: dict[str, Any], tensors: list[str], batches: Batches, report: Report
+) -> tuple[Observation | None, dict[str, Any] | None]:
+    cores, parts = len(os.sched_getaffinity(0)), request["part"][1] if request["part"] else 1
+    calibration = CalibrationSpec.model_validate(request["spec"]["calibration"])
+    counted = ObserverSpec(calibration.grid, threads=max(1, cores // parts), total_images=batches.images)
+    model = Path(request["model"])
     try:
-        observation = observe_batches(Path(request["model"]), tensors, batches, counted, report)
+        if calibration.converge is not None:
+            return observe_converging(Observer(model, tensors, counted), batches, calibration, report)
+        return observe_batches(model, tensors, batches, counted, report), None
     except CalibrationNonfinite as problem:
         raise _named(problem, batches) from problem
-    Path(request["out"]).write_bytes(observation_to_bytes(observation))
-    seconds = round(time.monotonic() - began, 3)
-    return {"images": observation.images, "skipped": batches.skipped[:100], "tensors": len(tensors), "seconds": seconds}
+    except DatasetTooSmall:
+        return None, None  # every image that was to be run was skipped; there may be known ones
+
+
+def _equalized(request: dict[str, Any], tensors: list[str]) -> tuple[dict[str, Any], list[str]]:
+    path, kept = write_equalized(Path(request["model"]), Path(request["out"] + ".onnx"))
+    return request | {"model": str(path)}, [name for name in tensors if name in kept]
 
 
 def _tensors(model_path: Path, wanted: str) -> list[str]:

@@ -1,0 +1,132 @@
+"""The benchmark of calibration: every measurement in a process of its own, every figure a ratio within one run."""
+
+import asyncio
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.bench.agreement import compare_amax
+from app.bench.prepare import Wanted, prepare
+from app.bench.subject import Subject
+from app.child.parent import ChildCall, run_child
+from app.errors import Problem
+
+#: What a plain forward pass is tried with; the fastest is the yardstick.
+PLAIN_SETTINGS = tuple(
+    {"threads": threads, "batch": batch}
+    for threads in ("one session, all threads", "one thread per core")
+    for batch in (1, 8, 16)
+)
+_ADDED_SHARE = 20
+_TIMEOUT_SECONDS = 4 * 3600
+
+
+@dataclass(frozen=True)
+class Options:
+    """Plain and ours are measured `runs` times each, in turns; other calibrators once, or not.
+
+    nvidia-modelopt asks for older onnx and onnxruntime than we do, so it lives in an environment of its own:
+    `modelopt_python` is the interpreter there.
+    """
+
+    runs: int = 3
+    others: bool = True
+    modelopt_python: str | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One net's measurements in `folder`, told to `say` as they begin."""
+
+    subject: Subject
+    folder: Path
+    options: "Options"
+    say: Callable[[str], None]
+
+    def measure(self, step: str, **request: Any) -> dict[str, Any]:
+        """Run one measurement in a process of its own. Raises its problem."""
+        self.say(
+            f"{self.subject.name}: {step.partition(':')[2]} {request.get('threads', '')} {request.get('batch', '')}".rstrip()
+        )
+        python = request.pop("python", sys.executable)
+        request["subject"] = self.subject.to_json()
+        call = ChildCall(f"app.bench.{step}", request, "bench", _TIMEOUT_SECONDS, python=python)
+        return asyncio.run(run_child(call))
+
+    def observe(self, out: str, images: int | None = None, known: str | None = None) -> dict[str, Any]:
+        """Measure our calibration."""
+        known_path = str(self.folder / known) if known else None
+        return self.measure("ours:observe", images=images, out=str(self.folder / out), known=known_path)
+
+
+def bench_calibrate(wanted: Wanted, options: Options, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the measurements of one net, as JSON values.
+
+    plain, ours: medians of {start_seconds, seconds, peak_bytes}; plain also its setting ·
+    ratio: ours / plain, of the images alone · ratio_with_start: with the loading of the model · memory_ratio ·
+    search_milliseconds: {method: a tensor} · added_share: cost of 5 % more images / ours, with start · others: {name:
+    {..., ratio, agreement} or {"failed": why}}. Raises Problem.
+    """
+    with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
+        say(f"{wanted.name}: preparing")
+        bench = Bench(prepare(wanted, Path(folder)), Path(folder), options, say)
+        return _measured(bench)
+
+
+def _measured(bench: Bench) -> dict[str, Any]:
+    bench.observe("warm", images=2)  # compiles the kernels, where this is the first run on this machine
+    tried = [bench.measure("plain:plain", **setting) for setting in PLAIN_SETTINGS]
+    best = min(range(len(tried)), key=lambda place: tried[place]["seconds"])
+    # In turns, so that a machine that slows down slows both.
+    rounds = [
+        (bench.measure("plain:plain", **PLAIN_SETTINGS[best]), bench.observe("observation")) for _ in range(bench.options.runs)
+    ]
+    plain, ours = _median([pair[0] for pair in rounds]), _median([pair[1] for pair in rounds])
+    added = bench.observe("added", max(1, bench.subject.count // _ADDED_SHARE), known="observation")
+    search = bench.measure("ours:search", observation=str(bench.folder / "observation"))
+    return {
+        "net": bench.subject.name,
+        "images": bench.subject.count,
+        "tensors": rounds[0][1]["tensors"],
+        "runs": bench.options.runs,
+        "plain": plain | PLAIN_SETTINGS[best],
+        "ours": ours,
+        "ratio": ours["seconds"] / plain["seconds"],
+        "ratio_with_start": _total(ours) / _total(plain),
+        "memory_ratio": ours["peak_bytes"] / plain["peak_bytes"],
+        "search_milliseconds": search["milliseconds"],
+        "added_share": _total(added) / _total(ours),
+        "others": _others(bench, plain, search["amax"]),
+    }
+
+
+def _others(bench: Bench, plain: dict[str, Any], amax: dict[str, float]) -> dict[str, Any]:
+    steps = {"onnxruntime Entropy": ("others:ort_entropy", sys.executable)} if bench.options.others else {}
+    if bench.options.modelopt_python:
+        steps["nvidia-modelopt entropy"] = ("others:modelopt", bench.options.modelopt_python)
+    found = {}
+    for name, (step, python) in steps.items():
+        try:
+            found[name] = _compared(bench.measure(step, python=python), plain, amax)
+        except (Problem, OSError) as problem:
+            found[name] = {"failed": str(problem)}
+    return found
+
+
+def _compared(measured: dict[str, Any], plain: dict[str, Any], amax: dict[str, float]) -> dict[str, Any]:
+    theirs = measured.pop("amax")
+    ratios = {"ratio": measured["seconds"] / plain["seconds"], "memory_ratio": measured["peak_bytes"] / plain["peak_bytes"]}
+    return measured | ratios | {"agreement": compare_amax(amax, theirs)}
+
+
+def _median(measured: list[dict[str, Any]]) -> dict[str, float]:
+    names = ("start_seconds", "seconds", "peak_bytes")
+    return {name: statistics.median(each[name] for each in measured) for name in names}
+
+
+def _total(measured: dict[str, Any]) -> float:
+    return measured["start_seconds"] + measured["seconds"]

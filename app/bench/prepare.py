@@ -1,0 +1,95 @@
+"""Prepare the nets of the benchmark: the packaged digits, files of the user, a ResNet-50 with random weights."""
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from app.bench.resnet50 import make_resnet50
+from app.bench.subject import Subject
+from app.errors import DatasetEmpty
+from app.inputs.headers import begins_like_image
+from app.inputs.images import decode_image
+from app.inputs.limits import InputLimits
+from app.inputs.model import inspect_model
+from app.inputs.preprocess import resolve_preprocess
+from app.spec import PreprocessSpec
+
+_DIGITS = Path(__file__).parent.parent / "client" / "digits"
+_LIMITS = InputLimits()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A net by name: its model (None: ResNet-50), its images (a folder or zip; None: noise), how many to run (None: all)."""
+
+    name: str
+    model: Path | None
+    images: Path | None
+    count: int | None = None
+
+
+def default_nets(assets: Path | None) -> list[Wanted]:
+    """Return the packaged digits and a ResNet-50 with random weights; with the folder of assets EfficientNet-Lite0."""
+    nets = [Wanted("digits CNN", _DIGITS / "mnist-cnn.onnx", _DIGITS / "mnist-calibration-500.zip", 10_000)]
+    if assets is not None:
+        nets.append(Wanted("EfficientNet-Lite0", assets / "efficientnet-lite0.onnx", assets / "photos-256.zip"))
+    return [*nets, Wanted("ResNet-50, random weights", None, None, 64)]
+
+
+def prepare(wanted: Wanted, folder: Path) -> Subject:
+    """Decode the images into a file of folder and return the subject. Raises ModelProblem, ImageProblem, DatasetEmpty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = wanted.model or _save_resnet50(folder)
+    spec = resolve_preprocess(PreprocessSpec(), _inputs(model, folder))
+    images = folder / "images.f32"
+    with images.open("wb") as out:
+        arrays = _decoded(wanted.images, spec) if wanted.images else _noise(spec)
+        shapes = [_write(array, out) for array in arrays]
+    if not shapes:
+        raise DatasetEmpty(ignored=f" (no image is in {wanted.images})")
+    return Subject(wanted.name, str(model), str(images), shapes[0], wanted.count or len(shapes))
+
+
+def _write(array: np.ndarray, out: Any) -> tuple[int, ...]:
+    out.write(np.ascontiguousarray(array, np.float32).tobytes())
+    return array.shape
+
+
+def _save_resnet50(folder: Path) -> Path:
+    path = folder / "resnet50.onnx"
+    onnx.save_model(make_resnet50(), path)
+    return path
+
+
+def _inputs(model: Path, folder: Path) -> list[dict[str, Any]]:
+    request = {"path": str(model), "folder": str(folder / "model"), "limits": _LIMITS.model_dump(mode="json")}
+    Path(request["folder"]).mkdir(exist_ok=True)
+    return inspect_model(request, lambda _event: None)["inputs"]
+
+
+def _decoded(source: Path, spec: PreprocessSpec) -> Iterator[np.ndarray]:
+    for name, content in _files(source):
+        if begins_like_image(content[:12]):
+            yield decode_image(content, spec, _LIMITS, name)
+
+
+def _files(source: Path) -> Iterator[tuple[str, bytes]]:
+    if source.is_dir():
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            yield path.relative_to(source).as_posix(), path.read_bytes()
+        return
+    with zipfile.ZipFile(source) as archive:
+        for name in sorted(archive.namelist()):
+            yield name, archive.read(name)
+
+
+def _noise(spec: PreprocessSpec) -> Iterator[np.ndarray]:
+    assert spec.size is not None
+    generator = np.random.default_rng(0)
+    for _ in range(16):
+        yield generator.random((spec.channels, *spec.size), np.float32)

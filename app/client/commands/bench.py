@@ -1,0 +1,122 @@
+"""enginesmith bench: what calibration costs on this machine, beside a plain forward pass and other calibrators."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.client.options import grouped
+from app.client.problems import LocalProblem
+from app.client.session import Session, session_of
+from app.errors import Problem
+
+bench = typer.Typer(help="Measure on this machine, without a server.", no_args_is_help=True)
+
+_COLUMNS = ("net", "images", "what", "seconds", "x plain", "with start", "peak MB", "x plain MB", "same amax")
+
+
+@dataclass(frozen=True)
+class Nets:
+    """On what to measure."""
+
+    model: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="ONNX model; default the built-in nets.")] = (
+        None
+    )
+    images: Annotated[Path | None, typer.Option(exists=True, help="Folder or zip of images; default noise.")] = None
+    count: Annotated[int | None, typer.Option(min=1, help="How many images, over and over; default each once.")] = None
+    assets: Annotated[
+        Path | None,
+        typer.Option(envvar="ENGINESMITH_ASSETS", exists=True, file_okay=False, help="Folder with EfficientNet-Lite0."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What to measure, and how often."""
+
+    runs: Annotated[int, typer.Option(min=1, help="How often plain and ours are measured, in turns.")] = 3
+    others: Annotated[bool, typer.Option("--others/--no-others", help="Whether to run onnxruntime's calibrator, too.")] = True
+    modelopt_python: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Python of an environment with nvidia-modelopt[onnx].")
+    ] = None
+
+
+@bench.command("calibrate")
+@grouped
+def calibrate(
+    context: typer.Context,
+    nets: Nets,
+    measures: Measures,
+) -> None:
+    """Measure calibration beside a plain FP32 forward pass, each in a process of its own; figures are ratios of one run."""
+    session = session_of(context)
+    documents = [_measure(session, wanted, measures) for wanted in _wanted(nets)]
+    session.screen.table({"nets": documents}, _COLUMNS, (row for document in documents for row in _rows(document)))
+    if not session.screen.json_output:
+        session.screen.lines(line for document in documents for line in _lines(document))
+
+
+def _wanted(nets: Nets) -> list[Any]:
+    from app.bench.prepare import Wanted, default_nets  # loads the runtimes
+
+    if nets.model is None and nets.images is not None:
+        raise typer.BadParameter("--images needs --model")
+    if nets.model is None:
+        return default_nets(nets.assets)
+    return [Wanted(nets.model.stem, nets.model, nets.images, nets.count or (None if nets.images else 64))]
+
+
+def _measure(session: Session, wanted: Any, measures: Measures) -> dict[str, Any]:
+    from app.bench.calibrate import Options, bench_calibrate
+
+    python = str(measures.modelopt_python) if measures.modelopt_python else None
+
+    try:
+        return bench_calibrate(wanted, Options(measures.runs, measures.others, python), session.screen.note)
+    except Problem as problem:
+        raise LocalProblem(f"Cannot measure {wanted.name}: {problem.detail}") from problem
+
+
+def _rows(document: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    plain, ours = document["plain"], document["ours"]
+    setting = f"plain FP32 ({plain['threads']}, batch {plain['batch']})"
+    net = (document["net"], str(document["images"]))
+    yield (*net, setting, _seconds(plain), "1.00", "1.00", _megabytes(plain), "1.00", "")
+    ratios = (f"{document['ratio']:.2f}", f"{document['ratio_with_start']:.2f}")
+    what = f"Enginesmith ({document['tensors']} tensors)"
+    yield (*net, what, _seconds(ours), *ratios, _megabytes(ours), f"{document['memory_ratio']:.2f}", "")
+    for name, other in document["others"].items():
+        if "failed" in other:
+            yield (*net, f"{name}: {other['failed']}", "", "", "", "", "", "")
+            continue
+        same = other["agreement"]["same"]
+        agreement = "-" if same is None else f"{100 * same:.0f} % of {other['agreement']['tensors']}"
+        what = f"{name} ({other['tensors']} tensors)"
+        yield (
+            *net,
+            what,
+            _seconds(other),
+            f"{other['ratio']:.2f}",
+            "",
+            _megabytes(other),
+            f"{other['memory_ratio']:.2f}",
+            agreement,
+        )
+
+
+def _lines(document: dict[str, Any]) -> Iterator[str]:
+    took = document["search_milliseconds"]
+    methods = ", ".join(f"{method} {value:.2f}" for method, value in took.items())
+    yield ""
+    yield f"{document['net']}: threshold search {sum(took.values()):.2f} ms a tensor for all methods ({methods});"
+    yield f"  5 % more images cost {100 * document['added_share']:.1f} % of a calibration from scratch"
+
+
+def _seconds(measured: dict[str, Any]) -> str:
+    return f"{measured['seconds']:.2f}"
+
+
+def _megabytes(measured: dict[str, Any]) -> str:
+    return f"{measured['peak_bytes'] / 1e6:.0f}"

@@ -1,0 +1,41 @@
+"""Observe until the thresholds stand still: a look after every doubling of the images."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.observers.onnxruntime import Observer
+from app.quant.convergence import FIRST_LOOK_IMAGES, Convergence
+from app.quant.observation import Observation
+
+
+def observe_until(
+    observer: Observer,
+    batches: Iterable[npt.NDArray[np.float32]],
+    convergence: Convergence,
+    report: Callable[[dict[str, Any]], None],
+) -> tuple[Observation, bool]:
+    """Return the observation of as many images as suffice, and whether they did; of all where they do not.
+
+    Batches are of FIRST_LOOK_IMAGES images but for the last, so that each look falls between two. Raises what
+    `observe` raises.
+    """
+    seen, due = 0, FIRST_LOOK_IMAGES
+    observation: Observation | None = None
+    with observer:
+        for batch in batches:
+            observer.add(batch)
+            seen += len(batch)
+            report({"progress": [seen, observer.total_images]})
+            if seen < due:
+                continue
+            due *= 2
+            observation = observer.observation()
+            if convergence.look(observation):
+                return observation, True
+        if observation is None or observation.images < seen:
+            observation = observer.observation()
+            convergence.look(observation)  # for the curve: what came since is less than a doubling, so it proves nothing
+    return observation, False

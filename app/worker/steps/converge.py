@@ -1,0 +1,53 @@
+"""Observe no more images than the thresholds need, and say how many sufficed."""
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from app.inputs.batches import Batches
+from app.observers.onnxruntime import Observer
+from app.observers.until import observe_until
+from app.quant.convergence import Convergence
+from app.quant.observation import Observation
+from app.spec import DERIVED_METHODS, CalibrationSpec
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def observe_converging(
+    observer: Observer, batches: Batches, calibration: CalibrationSpec, report: Report
+) -> tuple[Observation, dict[str, Any]]:
+    """Return the observation and how it converged, as JSON values.
+
+    converged: whether a doubling moved no amax by more than `fraction` · images: how many were counted · of: how many
+    there were · taken: how many were looked at, skipped ones included · methods: whose thresholds were watched ·
+    curve: [{images, drift, tensor, method}], see `Convergence`. Raises what `observe` raises.
+    """
+    assert calibration.converge is not None
+    methods = list(DERIVED_METHODS) if calibration.method == "auto" else [calibration.method]
+    convergence = Convergence(methods, calibration.percentile, calibration.converge)
+    with closing(iter(batches)) as stream:
+        observation, is_still = observe_until(observer, stream, convergence, report)
+    facts = {
+        "converged": is_still,
+        "fraction": calibration.converge,
+        "images": observation.images,
+        "of": batches.images,
+        "taken": len(batches.used) + len(batches.skipped),
+        "methods": methods,
+        "curve": convergence.curve,
+    }
+    report({"log": _line(facts)})
+    return observation, facts
+
+
+def _line(facts: dict[str, Any]) -> str:
+    last = facts["curve"][-1] if facts["curve"] else None
+    moved = f"; the last look moved {last['tensor']} by {_share(last['drift'])}" if last else ""
+    if facts["converged"]:
+        return f"{facts['images']} of {facts['of']} images sufficed{moved}"
+    return f"all {facts['images']} images were used and the thresholds still move{moved}"
+
+
+def _share(drift: float | None) -> str:
+    return "more than all" if drift is None else f"{100 * drift:.2f} %"

@@ -1,0 +1,36 @@
+"""The step merge: observations of parts of the images become the observation of all, byte for byte that of one pass."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.errors import ImageCorrupt
+from app.quant.observation import observation_to_bytes
+from app.worker.steps.observe import merge_all, read_observation
+
+
+def merge(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Write the merged observation to `out`; return what the step observe would have of all images at once.
+
+    request: {"parts": [path], "reports": what the step observe returned of each, "known": {"observation": path} or
+    None, "out": path}. A part of which every image was skipped has no file. Raises ImageCorrupt where the parts skipped
+    more than may be, DatasetTooSmall, CalibrationProblem.
+    """
+    reports = request["reports"]
+    skipped = [name for part in reports for name in part["skipped"]]
+    count = sum(part["skipped_count"] for part in reports)
+    if count > reports[0]["allowed_bad"]:
+        raise ImageCorrupt(count=count, names=skipped)
+    paths = [path for path in request["parts"] if Path(path).exists()]
+    known = [read_observation(request["known"]["observation"])] if request["known"] else []
+    observation = merge_all(known + [read_observation(path) for path in paths])
+    Path(request["out"]).write_bytes(observation_to_bytes(observation))
+    report({"log": f"merged {len(paths)} shards of {observation.images} images"})
+    return reports[0] | {
+        "images": observation.images,
+        "known": sum(part.images for part in known),
+        "skipped": skipped[:100],
+        "skipped_count": count,
+        "seconds": max(part["seconds"] for part in reports),
+        "shards": len(reports),
+    }

@@ -1,0 +1,134 @@
+"""How observations are spared over HTTP: what was added to a dataset is run alone, all else from scratch."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.test_jobs import run, succeeded
+from tests.api.test_uploads import assert_problem, members, tar_of, zip_of
+from tests.running import CALIBRATION
+
+FILES = dict(sorted(members(CALIBRATION).items()))
+PATHS = list(FILES)
+
+
+def spec_on(dataset: str, **calibration: Any) -> dict[str, Any]:
+    return {"dataset": dataset, "engine": None, "calibration": {"method": "entropy"} | calibration}
+
+
+def log_of(http: httpx.Client, job: dict[str, Any]) -> list[str]:
+    lines = http.get(f"/v1/jobs/{job['id']}/events").text.splitlines()
+    bodies = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    return [body["line"] for body in bodies if "line" in body]
+
+
+def progress_of(http: httpx.Client, job: dict[str, Any]) -> list[tuple[int, int]]:
+    lines = http.get(f"/v1/jobs/{job['id']}/events").text.splitlines()
+    bodies = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    return [(body["done"], body["total"]) for body in bodies if body.get("stage") == "observe" and "done" in body]
+
+
+def digest_of(http: httpx.Client, job: dict[str, Any]) -> str:
+    return http.get(f"/v1/tables/{job['table_id']}").json()["digest"]
+
+
+def grow(http: httpx.Client, name: str, offset: int) -> None:
+    """Store a dataset of 40 digits that was observed and has 2 more since."""
+    paths = PATHS[offset : offset + 42]
+    assert http.put(f"/v1/datasets/{name}", content=zip_of({path: FILES[path] for path in paths[:40]})).status_code < 300
+    succeeded(run(http, spec_on(name)))
+    assert http.patch(f"/v1/datasets/{name}", content=tar_of({path: FILES[path] for path in paths[40:]})).status_code == 200
+
+
+def test_added_images_alone_are_run(http: httpx.Client) -> None:
+    grow(http, "grown", 300)
+    job = succeeded(run(http, spec_on("grown")))
+    assert job["cache"]["reason"].endswith("; merging 40 known images with 2 added")
+    assert "merging 40 known images with 2 added" in log_of(http, job)
+    scratch = succeeded(run(http, spec_on("grown", max_images=42)))  # another key, the same images
+    assert "merging" not in " ".join(log_of(http, scratch))
+    assert digest_of(http, job) == digest_of(http, scratch)
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+def test_a_removed_or_replaced_image_is_observed_from_scratch(http: httpx.Client, change: str) -> None:
+    name = f"grown-{change}"
+    grow(http, name, 100 if change == "removed" else 250)
+    paths = PATHS[100:142] if change == "removed" else PATHS[250:292]
+    files = {path: FILES[path] for path in paths}
+    if change == "removed":
+        del files[paths[7]]
+    else:
+        files[paths[7]] = FILES[PATHS[400]]
+    http.put(f"/v1/datasets/{name}", content=zip_of(files))
+    job = succeeded(run(http, spec_on(name)))
+    assert "merging" not in job["cache"]["reason"] + " ".join(log_of(http, job))
+
+
+def test_labels_alone_run_nothing(http: httpx.Client) -> None:
+    grow(http, "relabelled", 150)
+    first = succeeded(run(http, spec_on("relabelled")))
+    files = {path: FILES[path] for path in PATHS[150:192]} | {"labels.txt": b"one\ntwo\n"}
+    assert http.put("/v1/datasets/relabelled", content=zip_of(files)).status_code == 201
+    job = succeeded(run(http, spec_on("relabelled")))
+    assert digest_of(http, job) == digest_of(http, first)
+    assert "merging 42 known images with 0 added" in log_of(http, job)
+
+
+@pytest.mark.parametrize("choice", [{"max_images": 42}, {"grid": "tensorrt"}])
+def test_what_depends_on_the_whole_set_is_not_merged(http: httpx.Client, choice: dict[str, Any]) -> None:
+    name = f"whole-{'-'.join(choice).replace('_', '-')}"
+    paths = PATHS[200:242]
+    http.put(f"/v1/datasets/{name}", content=zip_of({path: FILES[path] for path in paths[:40]}))
+    succeeded(run(http, spec_on(name, **choice)))
+    http.patch(f"/v1/datasets/{name}", content=tar_of({path: FILES[path] for path in paths[40:]}))
+    job = succeeded(run(http, spec_on(name, **choice)))
+    assert "merging" not in job["cache"]["reason"] + " ".join(log_of(http, job))
+
+
+def test_shards_are_one_observation(http: httpx.Client) -> None:
+    http.put("/v1/datasets/sharded", content=zip_of({path: FILES[path] for path in PATHS[350:400]}))
+    sharded = succeeded(run(http, spec_on("sharded", shards=3)))
+    assert "merged 3 shards of 50 images" in log_of(http, sharded)
+    assert progress_of(http, sharded)[-1] == (50, 50)
+    again = succeeded(run(http, spec_on("sharded")))
+    assert (again["attempt"], again["table_id"]) == (0, sharded["table_id"])
+    scratch = succeeded(run(http, spec_on("sharded", max_images=50)))
+    assert digest_of(http, scratch) == digest_of(http, sharded)
+
+
+def test_a_bad_image_in_one_shard_ends_the_others(http: httpx.Client) -> None:
+    files = {path: FILES[path] for path in PATHS[350:400]}
+    files[PATHS[390]] = files[PATHS[390]][:80]
+    http.put("/v1/datasets/sharded-bad", content=zip_of(files))
+    job = run(http, spec_on("sharded-bad", shards=3))
+    assert (job["state"], job["error"]["code"]) == ("failed", "image_corrupt")
+    assert PATHS[390] in job["error"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "reason"),
+    [
+        ({"shards": 2, "grid": "tensorrt"}, "first batch decides"),
+        ({"converge": 0.1, "grid": "tensorrt"}, "sorted order"),
+        ({"converge": 0.1, "shards": 2}, "leave one of the two out"),
+    ],
+)
+def test_what_cannot_be_told_apart_is_refused(http: httpx.Client, calibration: dict[str, Any], reason: str) -> None:
+    response = http.post("/v1/jobs", json={"model": "digits"} | spec_on("digits-calibration", **calibration))
+    assert reason in str(assert_problem(response, 422, "unsupported-option")["detail"])
+
+
+def test_converge_is_told_on_table_and_report(http: httpx.Client) -> None:
+    http.put("/v1/datasets/converging", content=zip_of({path: FILES[path] for path in PATHS[400:500]}))
+    job = succeeded(run(http, {"dataset": "converging", "calibration": {"method": "minmax", "converge": 0.9}}))
+    table = http.get(f"/v1/tables/{job['table_id']}").json()
+    assert (table["images"], table["converge"]["images"], table["converge"]["converged"]) == (32, 32, True)
+    report = http.get(job["report_url"]).json()
+    assert report["converge"] == table["converge"]
+    assert (report["judged_on"], report["images"]) == ("held out", 68)
+    assert any("32 of 100 images sufficed" in line for line in log_of(http, job))
+    restless = succeeded(run(http, spec_on("converging", converge=1e-9)))
+    assert "not_converged" in restless["warnings"]

@@ -1,0 +1,81 @@
+"""The benchmark's measurements on few images: that they work, not what they say."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from app.bench.agreement import compare_amax
+from app.bench.others import amax_from_qdq, ort_entropy
+from app.bench.prepare import Wanted, default_nets, prepare
+from app.bench.resnet50 import make_resnet50
+from app.client.cli import run_command
+from app.quant.qdq import quantize_model
+from app.spec import QuantizeSpec
+from tests.observers.nets import DIGITS, DIGITS_MODEL, read_digits
+from tests.quant.samples import parse_oracle
+
+IMAGES = DIGITS / "mnist-calibration-500.zip"
+
+
+def test_images_are_those_of_the_observer_over_and_over(tmp_path: Path) -> None:
+    subject = prepare(Wanted("digits", DIGITS_MODEL, IMAGES, 505), tmp_path)
+    batches = list(subject.batches(100))
+    assert [len(batch) for batch in batches] == [100] * 5 + [5]
+    digits = read_digits()
+    assert np.array_equal(np.concatenate(batches), np.concatenate((digits, digits[:5])))
+
+
+def test_a_net_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "calibrate", "--model", str(DIGITS_MODEL), "--images", str(IMAGES), "--count", "40", "--runs", "1"]
+    assert run_command([*arguments, "--no-others", "--json"]) == 0
+    (net,) = json.loads(capsys.readouterr().out)["nets"]
+    assert (net["images"], net["tensors"], net["others"]) == (40, 9, {})
+    assert set(net["search_milliseconds"]) == {"minmax", "percentile", "mse", "entropy"}
+    assert min(net["ratio"], net["ratio_with_start"], net["memory_ratio"], net["added_share"]) > 0
+
+
+def test_images_need_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["bench", "calibrate", "--images", str(IMAGES)]) == 2
+    assert "--images needs --model" in capsys.readouterr().err
+
+
+def test_onnxruntimes_calibrator_is_fed(tmp_path: Path) -> None:
+    subject = prepare(Wanted("digits", DIGITS_MODEL, IMAGES, 3), tmp_path)
+    before = DIGITS_MODEL.read_bytes()
+    measured = ort_entropy({"subject": subject.to_json()}, lambda _: None)
+    assert DIGITS_MODEL.read_bytes() == before
+    assert 0 < measured["amax"]["input"] <= 1
+    assert measured["tensors"] == len(measured["amax"]) > 9
+
+
+def test_amax_is_read_from_a_qdq_model() -> None:
+    scales = parse_oracle("minmax")
+    amax = amax_from_qdq(quantize_model(onnx.load(DIGITS_MODEL), scales, QuantizeSpec()).model)
+    assert amax
+    assert amax == {name: 127 * float(scales[name]) for name in amax}
+
+
+def test_agreement() -> None:
+    found = compare_amax({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 1.005, "b": 3.0, "d": 1.0})
+    assert found == {
+        "tensors": 2, "same": 0.5, "median_difference": pytest.approx(0.2525), "largest_difference": 0.5, "tensor": "b",
+    }  # fmt: skip
+    assert compare_amax({}, {"a": 1.0})["same"] is None
+
+
+def test_resnet50_has_its_size_and_keeps_its_values_in_range() -> None:
+    model = make_resnet50(64)
+    onnx.checker.check_model(model, full_check=True)
+    assert sum(len(tensor.raw_data) for tensor in model.graph.initializer) == pytest.approx(102e6, rel=0.01)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"input": np.random.default_rng(1).random((1, 3, 64, 64), np.float32)})
+    assert 1e-3 < np.abs(np.asarray(logits)).max() < 1e6
+
+
+def test_default_nets(tmp_path: Path) -> None:
+    assert [net.name for net in default_nets(None)] == ["digits CNN", "ResNet-50, random weights"]
+    assert default_nets(tmp_path)[1].model == tmp_path / "efficientnet-lite0.onnx"

@@ -1,0 +1,61 @@
+"""calibration.converge: no more images than needed, and the same bytes as if so many had been asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.worker.steps.images import judge_files
+from app.worker.steps.observe import observe
+from tests.worker.observing import DIGITS, ignore, observed, request_on, spec_on, store_dataset
+
+PATHS = list(DIGITS)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> dict[str, Any]:
+    return store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:150]})
+
+
+@pytest.mark.parametrize("method", ["minmax", "auto"])
+def test_stops_with_the_bytes_of_max_images(tmp_path: Path, dataset: dict[str, Any], method: str) -> None:
+    request = request_on(dataset, tmp_path / "out", method=method, converge=0.9)
+    converge = observe(request, ignore)["converge"]
+    sufficed = converge["images"]
+    assert converge["converged"]
+    assert (sufficed, converge["of"], converge["taken"]) == (32, 150, 32)
+    assert (tmp_path / "out").read_bytes() == observed(request_on(dataset, tmp_path / "fewer", max_images=sufficed))
+    assert [point["images"] for point in converge["curve"]] == [32]
+
+
+@pytest.mark.parametrize("batch_size", [1, 50])
+def test_uses_all_images_where_the_thresholds_move(tmp_path: Path, dataset: dict[str, Any], batch_size: int) -> None:
+    request = request_on(dataset, tmp_path / "out", method="minmax", converge=1e-9, batch_size=batch_size)
+    converge = observe(request, ignore)["converge"]
+    assert not converge["converged"]
+    assert [point["images"] for point in converge["curve"]] == [32, 64, 128, 150]
+    assert all(point["drift"] > 0 and point["tensor"] for point in converge["curve"][:3])
+    assert (tmp_path / "out").read_bytes() == observed(request_on(dataset, tmp_path / "whole"))
+
+
+def test_few_images_prove_nothing(tmp_path: Path) -> None:
+    dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:9]})
+    report = observe(request_on(dataset, tmp_path / "out", method="minmax", converge=0.5), ignore)
+    assert report["images"] == 9
+    assert (report["converge"]["converged"], report["converge"]["curve"]) == (False, [])
+
+
+def test_bad_images_do_not_shift_the_looks(tmp_path: Path) -> None:
+    files = {path: DIGITS[path] for path in PATHS[:100]} | {PATHS[0]: DIGITS[PATHS[0]][:80]}
+    dataset = store_dataset(tmp_path, files)
+    skipping = {"on_bad_image": "skip", "max_bad_fraction": 0.1}
+    converge = observe(request_on(dataset, tmp_path / "out", method="minmax", converge=0.9, **skipping), ignore)["converge"]
+    assert (converge["images"], converge["taken"]) == (32, 33)
+
+
+def test_images_that_were_not_needed_are_held_out(tmp_path: Path, dataset: dict[str, Any]) -> None:
+    spec = spec_on(method="minmax", converge=0.9)
+    request = {"judge": dataset, "calibration": dataset["listing"], "taken": 32}
+    files, source = judge_files(request, spec)
+    assert (len(files), source) == (118, "held out")
+    assert judge_files(request | {"taken": None}, spec)[1] == "calibration"
