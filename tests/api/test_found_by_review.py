@@ -205,3 +205,11 @@ def test_head_of_a_plan(http: httpx.Client) -> None:
     assert (head.status_code, head.headers["etag"]) == (200, plan.headers["etag"])
     assert int(head.headers["content-length"]) == len(plan.content)
     assert onnx.load(io.BytesIO(plan.content)).graph.node
+
+
+def test_unknown_exclude_fails_before_the_calibration(http: httpx.Client) -> None:
+    spec = {"calibration": {"method": "minmax", "max_images": 321}, "quantize": {"exclude": ["nobody"]}}
+    failed = run(http, spec)
+    assert (failed["state"], failed["error"]["code"]) == ("failed", "invalid_spec")
+    assert "nobody" in failed["error"]["detail"]
+    assert run(http, {"calibration": spec["calibration"], "engine": None})["cache"]["observation"] == "miss"

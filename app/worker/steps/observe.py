@@ -13,9 +13,10 @@ from app.inputs.batches import Batches
 from app.observers.onnxruntime import Observer, ObserverSpec
 from app.observers.onnxruntime import observe as observe_batches
 from app.quant.convergence import FIRST_LOOK_IMAGES
-from app.quant.graph import find_activations, find_needed_tensors
+from app.quant.graph import find_activations, find_needed_tensors, prepare_model
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
-from app.spec import CalibrationSpec, JobSpec
+from app.quant.selection import find_excluded
+from app.spec import CalibrationSpec, JobSpec, QuantizeSpec
 from app.worker.steps.converge import observe_converging
 from app.worker.steps.equalize import write_equalized
 from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
@@ -33,7 +34,8 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     "known": {"observation": path, "listing": path} of a part of the images, or None, "part": [number, parts] or None}.
     Images that are known are not run again; their histograms are merged with the rest. Of a part (a contiguous one of
     the images to run) the histograms are written alone, for the step merge; nothing where all of it was skipped.
-    Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
+    Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem, SpecProblem
+    for an exclude that names nothing.
     """
     began = time.monotonic()
     spec = JobSpec.model_validate(request["spec"])
@@ -41,6 +43,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     every = calibration_files(request["dataset"]["listing"], spec.calibration)
     known = request["known"]
     files = select_part(added_files(every, known["listing"]) if known else every, request["part"])
+    _check_excluded(Path(request["model"]), spec.quantize)
     tensors = _tensors(Path(request["model"]), spec.calibration.observe)
     if spec.quantize.equalize:
         request, tensors = _equalized(request, tensors)
@@ -61,6 +64,13 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "tensors": len(tensors),
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+def _check_excluded(model_path: Path, quantize: QuantizeSpec) -> None:
+    """Raise SpecProblem for an exclude that names nothing now, rather than after the calibration."""
+    if quantize.exclude:
+        model = onnx.load(model_path)
+        find_excluded(quantize.exclude, model.graph, prepare_model(model).graph)
 
 
 def read_observation(path: str) -> Observation:
