@@ -1,5 +1,7 @@
 """The migrations make exactly the schema of the rows, on SQLite and on Postgres."""
 
+import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +141,16 @@ def test_database_that_is_not_there() -> None:
     gone = Database("postgresql+psycopg://nobody@127.0.0.1:1/none")
     with pytest.raises(DatabaseUnavailable), gone.reading() as session:
         clock(session)
+
+
+def test_patient_database_waits_for_a_long_lock(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/app.db"
+    migrate(Database(url))
+    holder = sqlite3.connect(tmp_path / "app.db", isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(11.5, holder.execute, ["ROLLBACK"])  # SQLite itself gives up after 10 seconds
+    release.start()
+    with Database(url, patience_seconds=30).transaction() as session:
+        assert clock(session) > 0
+    release.join()
+    holder.close()
