@@ -43,9 +43,9 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_unexpected)
 
 
-async def _on_problem(_request: Request, error: Exception) -> Response:
+async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    if error.status >= 500:
+    if error.status >= 500 and request.url.path != "/readyz":  # that one is asked until it is well
         log.warning("request failed", problem=error.slug, detail=error.detail)
     return problem_response(error)
 
