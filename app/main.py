@@ -50,17 +50,13 @@ Clients then send it: export ENGINESMITH_TOKEN=..., or curl -H "Authorization: B
 
 
 def serve(settings: Settings) -> int:
-    """Serve the API until SIGTERM or SIGINT; return the exit code."""
+    """Serve the API until SIGTERM or SIGINT; return the exit code. Raises OSError for a port or data folder in use."""
     configure_logging(settings.log_level)
     if not settings.is_loopback and not settings.tokens:
         print(_TOKENS_NEEDED.format(host=settings.host), file=sys.stderr)
         return _USAGE
-    try:
-        listener = _listen(settings)
-        lock = _lock(settings)
-    except OSError as error:
-        print(f"enginesmith: {error.strerror}: {error.filename or f'{settings.host}:{settings.port}'}", file=sys.stderr)
-        return _USAGE
+    listener = _listen(settings)
+    lock = _lock(settings)
     _prepare(settings)
     _sweep_temporary(settings)
     prepare_queue(settings.effective_jobs_url)
