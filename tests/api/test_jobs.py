@@ -340,3 +340,10 @@ def test_lower_priority_number_runs_earlier(http: httpx.Client) -> None:
     ended = [http.get(f"/v1/jobs/{one['id']}", params={"wait": 60}).json() for one in (blocker, later.json(), sooner.json())]
     assert {job["state"] for job in ended} == {"succeeded"}
     assert ended[2]["started_at"] < ended[1]["started_at"]
+
+
+def test_native_calibrator_needs_a_whole_batch(http: httpx.Client) -> None:
+    http.put("/v1/datasets/few", content=zip_of(dict(list(members(CALIBRATION).items())[:5])))
+    spec = {"dataset": "few", "calibration": {"method": "native-entropy"}, "engine": {"backend": "tensorrt"}}
+    document = assert_problem(http.post("/v1/jobs", json=DATASET | spec), 422, "dataset-too-small")
+    assert document["images"] == 5
