@@ -58,8 +58,7 @@ def running_s3(folder: Path) -> Iterator[str]:
     try:
         _wait_for(f"http://127.0.0.1:{ports['s3']}/")
         shell = [command[0], "shell", f"-master=127.0.0.1:{ports['master']}", f"-filer=127.0.0.1:{ports['filer']}"]
-        made = subprocess.run(shell, input=b"s3.bucket.create -name enginesmith\n", capture_output=True, check=True, timeout=60)
-        assert b"create bucket" in made.stdout + made.stderr or made.returncode == 0
+        subprocess.run(shell, input=b"s3.bucket.create -name enginesmith\n", capture_output=True, check=True, timeout=60)
         yield f"http://127.0.0.1:{ports['s3']}"
     finally:
         process.terminate()

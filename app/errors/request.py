@@ -52,13 +52,6 @@ class ForeignOrigin(RequestProblem):
     slug = "forbidden"
 
 
-class Conflict(RequestProblem):
-    """{reason}"""
-
-    status = 409
-    slug = "conflict"
-
-
 class MethodNotAllowed(RequestProblem):
     """This address takes other methods; GET /openapi.json lists them."""
 

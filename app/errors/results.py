@@ -48,12 +48,6 @@ class CalibrationNonfinite(CalibrationProblem):
     slug = "calibration-nonfinite"
 
 
-class CalibrationDeadTensor(CalibrationProblem):
-    """Tensors {tensors} were zero on every image, so no scale exists for them. Use real images, or exclude their nodes."""
-
-    slug = "calibration-all-zero"
-
-
 class DatasetTooSmall(CalibrationProblem):
     """The dataset has {images} usable images, at least {needed} are needed ({reason})."""
 

@@ -1,20 +1,23 @@
 """The API's caretaker: jobs that were committed but not enqueued, that wait for a worker in vain, or whose run is lost."""
 
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from app.db import jobs, workers
-from app.db.database import Database, Session
+from app.db import jobs
+from app.db.database import Database
 from app.db.rows import JobRow
 from app.errors import Problem, WorkerUnavailable
 from app.jobs.queue import JobQueue
+from app.jobs.resolve import live_fleet
 from app.settings import Settings
 
 log = structlog.get_logger()
 
 _TICK_SECONDS = 1.0
+_START_SECONDS = 60.0
 #: An enqueued job's row is this old before it counts as an orphan: the API enqueues right after its commit.
 _ORPHAN_AGE = timedelta(seconds=3)
 #: A running job whose workflow has ended gets so long to write its own end; then its run counts as a crash.
@@ -28,6 +31,7 @@ class Caretaker(threading.Thread):
         super().__init__(name="caretaker", daemon=True)
         self._settings, self._database, self._queue = settings, database, queue
         self._stopping = threading.Event()
+        self._began = time.monotonic()
 
     def run(self) -> None:
         while not self._stopping.wait(_TICK_SECONDS):
@@ -44,13 +48,16 @@ class Caretaker(threading.Thread):
         """Look at every live job once."""
         with self._database.reading() as session:
             live = jobs.list_live_jobs(session)
-            queues = live_queues(session, self._settings.dead_after_seconds)
+            fleet = live_fleet(session, self._settings)
+        # Right after the start the server's own worker is on its way; nobody's patience ends before it could be there.
+        is_settled = not fleet.is_starting or time.monotonic() - self._began > _START_SECONDS
         for row in live:
-            self._look_after(row, queues)
+            self._look_after(row, fleet.queues, is_settled)
 
-    def _look_after(self, row: JobRow, queues: set[str]) -> None:
+    def _look_after(self, row: JobRow, queues: set[str], is_settled: bool) -> None:
         now = datetime.now(UTC)
-        if row.state == "queued" and row.wait_until and row.wait_until < now and row.queue not in queues and not row.attempt:
+        is_vain = row.wait_until is not None and row.wait_until < now and row.queue not in queues
+        if row.state == "queued" and not row.attempt and is_vain and is_settled:
             self._end(row, WorkerUnavailable(capability=row.queue, live=sorted(queues) or "nothing"))
         elif row.state == "queued" and now - row.created_at > _ORPHAN_AGE and not self._queue.is_known(row.id):
             log.info("orphan enqueued", job=row.id)
@@ -66,9 +73,3 @@ class Caretaker(threading.Thread):
 
 def _is_old(row: JobRow, now: datetime) -> bool:
     return now - (row.stage_started_at or row.created_at) > _LOST_AGE
-
-
-def live_queues(session: Session, dead_after_seconds: float) -> set[str]:
-    """Return the queues that a live worker serves."""
-    alive = [row for row, age in workers.list_workers(session) if age < dead_after_seconds]
-    return {queue for row in alive for queue in row.queues}

@@ -1,7 +1,7 @@
 """Submit a job: resolve it, answer from the cache if all is known, else commit the row and then enqueue it."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -11,7 +11,7 @@ from app.db.rows import JobRow, new_id
 from app.errors import GateMissed, Problem
 from app.jobs.context import Service
 from app.jobs.hits import Hits, find_hits
-from app.jobs.resolve import JobRows, live_fleet, resolve_job, resolve_rows
+from app.jobs.resolve import Fleet, JobRows, live_fleet, resolve_job, resolve_rows
 from app.quant.judge import check_gate
 from app.resolved import ResolvedJob
 from app.spec import JobSpec
@@ -40,7 +40,8 @@ def submit(service: Service, spec: JobSpec) -> Submitted:
         fleet = live_fleet(session, service.settings)
         job, queue = resolve_job(session, spec, fleet)
         hits = find_hits(session, service.blobs, job)
-    row = _row(job, queue, hits, _START_SECONDS if fleet.is_starting else 0)
+    row = _row(job, queue, hits)
+    row.wait_until = _wait_until(job, queue, fleet)
     if hits.is_full(job):
         _answer(row, job, hits)
     with service.database.transaction() as session:
@@ -76,13 +77,19 @@ def cancel(service: Service, job_id: str) -> JobRow:
         return jobs.get_job(session, job_id)
 
 
-def _row(job: ResolvedJob, queue: str, hits: Hits, start_seconds: int) -> JobRow:
-    created_at = jobs.now()
-    patience = timedelta(seconds=max(job.spec.wait_for_worker_seconds, start_seconds))
+def _wait_until(job: ResolvedJob, queue: str, fleet: Fleet) -> datetime | None:
+    """Say how long the job waits for a worker; None where there is one, which may be gone for a while and come back."""
+    if queue in fleet.queues:
+        return None
+    start_seconds = _START_SECONDS if fleet.is_starting else 0
+    return jobs.now() + timedelta(seconds=max(job.spec.wait_for_worker_seconds, start_seconds))
+
+
+def _row(job: ResolvedJob, queue: str, hits: Hits) -> JobRow:
     return JobRow(
         id=new_id("job"), key=keys.job_key(job), state="queued", queue=queue, priority=job.spec.priority,
         resolved=job.model_dump(mode="json"), cache=hits.to_json(job), warnings=[], attempt=0, crashes=0, progress_done=0,
-        created_at=created_at, wait_until=created_at + patience,
+        created_at=jobs.now(),
     )  # fmt: skip
 
 

@@ -166,3 +166,20 @@ def test_second_server_on_one_data_folder_is_refused(own_server: RunningServer) 
             assert wait_for(client, job_id)["state"] == "succeeded"
     finally:
         server.stop()
+
+
+def test_jobs_in_the_queue_outlive_a_restart(own_server: RunningServer) -> None:
+    server = own_server.start()
+    with server.client() as client:
+        upload_digits(client)
+        specs = [JOB | {"calibration": {"method": "minmax", "max_images": images}} for images in (300, 301, 302)]
+        ids = [client.post("/v1/jobs", json=spec).json()["id"] for spec in specs]
+    server.kill()
+    time.sleep(3)  # the dead worker's heartbeat is too old by now: for a while nobody serves the queue
+    server.start(ready=False)
+    try:
+        with server.client() as client:
+            ended = [wait_for(client, job_id) for job_id in ids]
+        assert [(job["state"], job["error"]) for job in ended] == [("succeeded", None)] * 3
+    finally:
+        server.stop()
