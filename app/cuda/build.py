@@ -38,13 +38,13 @@ class Built:
 
 
 def build_plan(network: Network, options: BuildOptions) -> Built:
-    """Build the network. Raises EngineProblem with TensorRT's last errors."""
+    """Build the network. Raises EngineProblem with TensorRT's last errors, GpuOom, GpuLost."""
     config = network.builder.create_builder_config()
     _set_options(network, config, options)
     cache = _attach_timing_cache(network, config, options.timing_cache)
     plan = network.builder.build_serialized_network(network.definition, config)
     if plan is None:
-        raise network.tensorrt.problem("")
+        raise network.tensorrt.failure()
     measured = config.get_timing_cache() if cache is not None else None
     return Built(bytes(plan), bytes(measured.serialize()) if measured is not None else None)
 

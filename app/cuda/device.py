@@ -7,26 +7,21 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from app.cuda.faults import find_gpu_problem
 from app.cuda.nvml import find_driver_version
-from app.errors import GpuLost, GpuOom, WorkerProblem
-
-#: After these the process's context, or the GPU, is of no use any more; a new process may find it well again.
-_LOST = (
-    "illegal", "misaligned", "launch failed", "launch timeout", "launch timed out", "uncorrectable", "unknown error",
-    "no CUDA-capable device", "device unavailable", "devices unavailable", "context is destroyed", "hardware stack error",
-    "invalid program counter", "system not yet initialized", "busy or unavailable", "assert", "poisoned",
-)  # fmt: skip
+from app.errors import GpuOom, Problem, WorkerProblem
 
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU. `compute_capability` like "9.0", `memory_bytes` of it, `driver` like "580.65.06", `cuda` like "13.0"."""
+    """A GPU. `compute_capability` like "9.0", `driver` like "580.65.06", `cuda` (what the driver can) like "13.0"."""
 
     ordinal: int
     name: str
     compute_capability: str
     memory_bytes: int
     multiprocessors: int
+    pci: str
     driver: str | None
     cuda: str
 
@@ -93,11 +88,9 @@ def raising_gpu_problems() -> Iterator[None]:
         raise problem_from_cuda(str(error)) from error
 
 
-def problem_from_cuda(words: str) -> WorkerProblem:
+def problem_from_cuda(words: str) -> Problem:
     """Return the problem that CUDA's words mean."""
-    if "out of memory" in words.lower():
-        return GpuOom(reason=words)
-    return GpuLost(reason=words) if any(sign in words for sign in _LOST) else WorkerProblem(reason=words)
+    return find_gpu_problem([words]) or WorkerProblem(reason=words)
 
 
 def _describe(driver: ModuleType, device: Any, ordinal: int) -> Device:
@@ -109,6 +102,7 @@ def _describe(driver: ModuleType, device: Any, ordinal: int) -> Device:
         compute_capability=f"{major}.{minor}",
         memory_bytes=device.total_memory(),
         multiprocessors=device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT),
+        pci=device.pci_bus_id(),
         driver=find_driver_version(),
         cuda=f"{version // 1000}.{version % 1000 // 10}",
     )

@@ -66,7 +66,7 @@ def _open_builder(tensorrt: TensorRt) -> Any:
     try:
         return tensorrt.module.Builder(tensorrt.log)
     except TypeError as error:  # "pybind11::init(): factory function returned nullptr": no library for this GPU
-        raise tensorrt.problem("") from error
+        raise tensorrt.failure() from error
 
 
 def _flags(module: Any, is_typed: bool) -> int:

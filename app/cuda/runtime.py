@@ -5,10 +5,12 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from app.cuda.faults import find_gpu_problem
 from app.cuda.log import Report, open_log
-from app.errors import EngineProblem
+from app.errors import EngineProblem, Problem
 
 BACKEND = "tensorrt"
+_ERRORS_SHOWN = 6
 #: NVIDIA's meta package, then the bindings that it stands for.
 _PACKAGES = ("tensorrt", "tensorrt_bindings")
 
@@ -38,9 +40,13 @@ class TensorRt:
         return self.module.__version__
 
     def problem(self, reason: str) -> EngineProblem:
-        """Return the problem that says reason, or where that is empty what TensorRT complained of last."""
-        words = reason or "; ".join(self.log.errors[-6:]) or "it gave no reason"
-        return EngineProblem(backend=f"{self.name} {self.version}", reason=words)
+        """Return the problem that TensorRT did not do something for that reason."""
+        return EngineProblem(backend=f"{self.name} {self.version}", reason=reason)
+
+    def failure(self) -> Problem:
+        """Return the problem that TensorRT's last complaints mean: GpuOom, GpuLost, or EngineProblem with them."""
+        complaints = self.log.errors[-_ERRORS_SHOWN:]
+        return find_gpu_problem(self.log.errors) or self.problem("; ".join(complaints) or "it gave no reason")
 
 
 def find_tensorrt() -> ModuleType | None:
