@@ -1,7 +1,6 @@
 """A plan on the GPU, ready to run: its tensors, their buffers at one shape, and the launch."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 

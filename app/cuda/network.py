@@ -41,7 +41,8 @@ class Network:
 def parse_network(tensorrt: TensorRt, model: Path, is_typed: bool) -> Network:
     """Parse an ONNX file, with its external data beside it; a typed network computes in the types that the model has.
 
-    Within `open_device`: without a GPU TensorRT's builder ends the process. Raises EngineProblem with the parser's words and the node that it means.
+    Within `open_device`: without a GPU TensorRT's builder ends the process. Raises EngineProblem with the parser's words
+    and the node that it means.
     """
     builder = _open_builder(tensorrt)
     definition = builder.create_network(_flags(tensorrt.module, is_typed))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def _time_round(graph: CudaGraph, execution: Execution) -> list[float]:
         graph.launch()
         mark.record(execution.stream)
     marks[-1].synchronize()
-    return [end.time_since(start) for start, end in zip(marks, marks[1:], strict=False)]
+    return [end.time_since(start) for start, end in pairwise(marks)]
 
 
 def _latency(times: list[float]) -> Latency:
