@@ -17,12 +17,12 @@ import numpy.typing as npt
 import onnx
 
 from app.errors import DatasetTooSmall
+from app.observers.derived import Passes, derive_histograms
 from app.observers.forward import ForwardPass, probe_forward
-from app.observers.plan import count_padding, make_plan
+from app.observers.plan import make_plan
 from app.observers.regions import make_regions
 from app.observers.session import open_observing_session
 from app.observers.streams import MergeableStream, Stream, TensorrtStream
-from app.quant.histogram import Histogram, MergeableHistogram, add_zeros, relu_of_mergeable
 from app.quant.observation import Grid, Observation
 
 Report = Callable[[dict[str, Any]], None]
@@ -87,17 +87,12 @@ class Observer:
         """Return what was observed so far; more may be added. Raises as add does, DatasetTooSmall without images."""
         if self._stream is None or self._forward is None:
             raise DatasetTooSmall(images=0, needed=1, reason="calibration measures activations on images")
-        regions = self._stream.finish()
-        shapes = dict(zip(self._plan.fetched, self._forward.shapes, strict=True))
-        shapes[self._plan.input] = self._forward.input_shape
-        histograms: dict[str, Histogram] = {}
-        for name, view in self._plan.views.items():
-            histogram = regions[self._regions.region_of[name]]
-            if name in self._regions.rectified and isinstance(histogram, MergeableHistogram):
-                histogram = relu_of_mergeable(histogram)
-            zeros = count_padding(shapes[view.source], view) // self._forward.images
-            histograms[name] = add_zeros(histogram, zeros * self._stream.images)
-        return Observation(self._spec.grid, self._stream.images, histograms)
+        counted = self._stream.finish()
+        shapes = dict(zip(self._plan.fetched, self._forward.shapes, strict=True)) | {
+            self._plan.input: self._forward.input_shape
+        }
+        passes = Passes(self._stream.images, self._forward.images, shapes)
+        return Observation(self._spec.grid, passes.images, derive_histograms(self._plan, self._regions, counted, passes))
 
 
 def observe(

@@ -41,14 +41,15 @@ def open_observing_session(model: onnx.ModelProto, fetched: Sequence[str]) -> or
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetched)
     with tempfile.TemporaryDirectory(prefix="enginesmith-observe-") as folder:
         plain, optimized = Path(folder, "model.onnx"), Path(folder, "optimized.onnx")
-        _save(model, plain)
+        save_model(model, plain)
         try:
             return _open_optimized(plain, optimized)
         except RUNTIME_ERRORS as error:
             raise CalibrationProblem(reason=f"onnxruntime cannot load the model: {error}") from None
 
 
-def _save(model: onnx.ModelProto, path: Path) -> None:
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, its weights beside it where the file would be too large."""
     large = model.ByteSize() > _MAX_PROTOBUF_BYTES
     onnx.save_model(model, path, save_as_external_data=large, location="model.bin")
 
