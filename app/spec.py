@@ -179,7 +179,11 @@ ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
 
 
 class EngineSpec(Frozen):
-    """What is built, for what, by which backend. `backend: null` takes what a live worker has."""
+    """What is built, for what, by which backend. `backend: null` takes what a live worker has.
+
+    Of TensorRT alone: `tf32` lets FP32 layers round their inputs to 10 bits; a `version_compatible` plan loads in later
+    versions, a `hardware_compatible` one on other GPUs from Ampere on; both cost speed.
+    """
 
     backend: Backend | None = None
     precision: Precision = "int8"
@@ -192,6 +196,9 @@ class EngineSpec(Frozen):
     ] = None
     optimization_level: int = Field(default=3, ge=0, le=5)
     workspace_bytes: int | None = Field(default=None, ge=1 << 20, le=1 << 50)
+    tf32: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
 
 
 class GateSpec(Frozen):
