@@ -20,6 +20,7 @@ from app.child.parent import ChildCall, run_child, run_children
 from app.db import jobs, workers
 from app.db.database import Database
 from app.db.jobs import Fence
+from app.engines.queues import tool_from_facts
 from app.errors import CrashLoop, WorkerCrashed
 from app.resolved import ResolvedJob, Tools
 from app.settings import Settings
@@ -27,6 +28,8 @@ from app.settings import Settings
 log = structlog.get_logger()
 
 Answer = TypeVar("Answer")
+
+PROBE_STEP = "app.worker.steps.probe:probe"
 
 #: Progress is told at most so often.
 _PROGRESS_SECONDS = 0.25
@@ -56,7 +59,7 @@ class Worker:
     def tools_for(self, backend: str | None) -> Tools:
         """Return the tools of a job with that backend, as they are installed here."""
         known = self.backends.get(backend or "")
-        return self.tools.model_copy(update={"backend": f"{backend} {known['version']}" if known else None})
+        return self.tools.model_copy(update={"backend": tool_from_facts(backend, known) if backend and known else None})
 
 
 @dataclass
