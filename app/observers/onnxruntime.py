@@ -5,12 +5,11 @@ and neither the forward pass nor the counting holds the GIL.
 """
 
 import os
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +18,12 @@ import onnx
 from app.errors import DatasetTooSmall
 from app.observers.derived import Passes, derive_histograms
 from app.observers.forward import ForwardPass, probe_forward
+from app.observers.observing import Report, observe_all
 from app.observers.plan import make_plan
 from app.observers.regions import make_regions
 from app.observers.session import open_observing_session
 from app.observers.streams import MergeableStream, Stream, TensorrtStream
 from app.quant.observation import Grid, Observation
-
-Report = Callable[[dict[str, Any]], None]
-
-_REPORT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -104,16 +100,6 @@ def observe(
 ) -> Observation:
     """Return the histograms of tensors (activations by name, graph input and outputs included) over all batches.
 
-    Batches are `float32[N, C, H, W]` (or NHWC, as the model takes it) in sorted path order. Reports
-    `{"progress": [images done, total or None]}`. Raises CalibrationNonfinite, DatasetTooSmall, CalibrationProblem.
+    See `observe_all`. Raises CalibrationNonfinite, DatasetTooSmall, CalibrationProblem.
     """
-    reported_at = time.monotonic()
-    with Observer(model_path, tensors, spec) as observer:
-        for batch in batches:
-            observer.add(batch)
-            if time.monotonic() - reported_at >= _REPORT_SECONDS:
-                reported_at = time.monotonic()
-                report({"progress": [observer.images, spec.total_images]})
-        observation = observer.observation()
-    report({"progress": [observation.images, spec.total_images]})
-    return observation
+    return observe_all(Observer(model_path, tensors, spec), batches, report)

@@ -64,7 +64,7 @@ class GpuObserver:
     def __enter__(self) -> Self:
         """Open the GPU. Raises EngineProblem without TensorRT, WorkerProblem, GpuLost."""
         self._tensorrt = open_tensorrt(lambda _: None)
-        self._device = self._resources.enter_context(open_device(self._spec.device))
+        self.device = self._resources.enter_context(open_device(self._spec.device))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -78,6 +78,11 @@ class GpuObserver:
         return self._stream.images if self._stream else 0
 
     @property
+    def images_a_pass(self) -> int:
+        """Images that the GPU computes at once; 0 before it is known."""
+        return self._forward.slots[0].images if self._forward else 0
+
+    @property
     def total_images(self) -> int | None:
         """Images to come in all, if known."""
         return self._spec.total_images
@@ -88,12 +93,16 @@ class GpuObserver:
         Raises CalibrationNonfinite with the image's place in the stream, maybe from a later call, CalibrationProblem
         where TensorRT does not take the model, GpuOom, GpuLost.
         """
-        if not len(batch):
-            return
-        if self._stream is None:
-            self._open(batch)
-        assert self._stream is not None
-        self._stream.add(batch)
+        if len(batch):
+            stream = self._stream or self.open(batch.shape)
+            stream.add(batch)
+
+    def open(self, shape: tuple[int, ...]) -> Stream:
+        """Get ready for batches of that shape, as the first `add` does: build the pass and try it. Raises as add does."""
+        self._forward, launcher = self._open_passes(shape)
+        make = MergeableGpuStream if self._spec.grid == "mergeable" else TensorrtGpuStream
+        self._stream = make(self._forward, self._regions, launcher)
+        return self._stream
 
     def observation(self) -> Observation:
         """Return what was observed so far; more may be added. Raises as add does, DatasetTooSmall without images."""
@@ -105,20 +114,15 @@ class GpuObserver:
         passes = Passes(self._stream.images, fetched.images, shapes)
         return Observation(self._spec.grid, passes.images, derive_histograms(self._plan, self._regions, counted, passes))
 
-    def _open(self, batch: npt.NDArray[np.float32]) -> None:
-        self._forward, launcher = self._open_passes(batch)
-        make = MergeableGpuStream if self._spec.grid == "mergeable" else TensorrtGpuStream
-        self._stream = make(self._forward, self._regions, launcher)
-
-    def _open_passes(self, batch: npt.NDArray[np.float32]) -> tuple[GpuForward, Launcher]:
-        most, limit = (PASS_IMAGES, _PASS_BYTES) if self._spec.grid == "mergeable" else (len(batch), _BATCH_BYTES)
+    def _open_passes(self, shape: tuple[int, ...]) -> tuple[GpuForward, Launcher]:
+        most, limit = (PASS_IMAGES, _PASS_BYTES) if self._spec.grid == "mergeable" else (shape[0], _BATCH_BYTES)
         if not self._plan.fetched:
-            return self._with_launcher(GpuForward(self._tensorrt, (most, *batch.shape[1:]), None))
+            return self._with_launcher(GpuForward(self._tensorrt, (most, *shape[1:]), None))
         model = PassModel(self._tensorrt, self._model, self._plan.fetched)
-        images = model.find_images(batch.shape[1:], most, limit)
+        images = model.find_images(shape[1:], most, limit)
         while True:
             try:
-                opened = self._with_launcher(model.open((images, *batch.shape[1:])))
+                opened = self._with_launcher(model.open((images, *shape[1:])))
                 if images == 1 or model.fixed_images or are_images_alike(*opened):
                     return opened
                 why, fewer = "images of a pass are not computed alike.", 1
@@ -127,8 +131,9 @@ class GpuObserver:
                     raise
                 why, fewer = problem.detail, images // 2 if isinstance(problem, GpuOom) else 1
             images = fewer
+            self._tensorrt.log.errors.clear()  # they would explain the next failure as well
             self._report({"log": f"{why} Trying with {images} images a pass."})
 
     def _with_launcher(self, forward: GpuForward) -> tuple[GpuForward, Launcher]:
-        cubin = compile_cubin(read_kernels(), self._device.compute_capability, {"ITEM": ITEM_VALUES})
+        cubin = compile_cubin(read_kernels(), self.device.compute_capability, {"ITEM": ITEM_VALUES})
         return forward, Launcher(cubin, SIGNATURES, forward.stream)

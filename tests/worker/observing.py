@@ -38,7 +38,7 @@ def request_on(dataset: dict[str, Any], out: Path, **calibration: Any) -> dict[s
     """Return a request on all images of a stored dataset."""
     spec = spec_on(**calibration).model_dump(mode="json")
     fields = {"model": str(MODEL), "dataset": dataset, "spec": spec, "limits": LIMITS}
-    return fields | {"out": str(out), "known": None, "part": None}
+    return fields | {"out": str(out), "known": None, "part": None, "observer": "onnxruntime"}
 
 
 def spec_on(**calibration: Any) -> JobSpec:

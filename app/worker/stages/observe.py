@@ -70,6 +70,7 @@ def _request(run: Run, known: Known | None) -> dict[str, Any]:
         "limits": run.worker.settings.input_limits.model_dump(mode="json"),
         "known": _known_files(run, known) if known else None,
         "part": None,
+        "observer": run.job.tools.observer.split()[0],
     }
 
 

@@ -1,6 +1,5 @@
 """The step observe: decode, preprocess, run the FP32 model, count every activation that is asked for."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,7 @@ import onnx
 
 from app.errors import CalibrationNonfinite, DatasetTooSmall
 from app.inputs.batches import Batches
-from app.observers.onnxruntime import Observer, ObserverSpec
-from app.observers.onnxruntime import observe as observe_batches
+from app.observers.observing import observe_all
 from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.graph import find_activations, find_needed_tensors, prepare_model
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
@@ -20,6 +18,7 @@ from app.spec import CalibrationSpec, JobSpec, QuantizeSpec
 from app.worker.steps.converge import observe_converging
 from app.worker.steps.equalize import write_equalized
 from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
+from app.worker.steps.observer import open_observer
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -31,7 +30,8 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds", ...}.
 
     request: {"model": path, "dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits, "out": path,
-    "known": {"observation": path, "listing": path} of a part of the images, or None, "part": [number, parts] or None}.
+    "known": {"observation": path, "listing": path} of a part of the images, or None, "part": [number, parts] or None,
+    "observer": "onnxruntime" or "tensorrt"}.
     Images that are known are not run again; their histograms are merged with the rest. Of a part (a contiguous one of
     the images to run) the histograms are written alone, for the step merge; nothing where all of it was skipped.
     Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem, SpecProblem
@@ -110,14 +110,12 @@ def _selection(files: list[Entry], of: int, calibration: CalibrationSpec) -> Sel
 def _observe(
     request: dict[str, Any], tensors: list[str], batches: Batches, report: Report
 ) -> tuple[Observation | None, dict[str, Any] | None]:
-    cores, parts = len(os.sched_getaffinity(0)), request["part"][1] if request["part"] else 1
     calibration = CalibrationSpec.model_validate(request["spec"]["calibration"])
-    counted = ObserverSpec(calibration.grid, threads=max(1, cores // parts), total_images=batches.images)
-    model = Path(request["model"])
+    observer = open_observer(request, tensors, batches.images, report)
     try:
         if calibration.converge is not None:
-            return observe_converging(Observer(model, tensors, counted), batches, calibration, report)
-        return observe_batches(model, tensors, batches, counted, report), None
+            return observe_converging(observer, batches, calibration, report)
+        return observe_all(observer, batches, report), None
     except CalibrationNonfinite as problem:
         raise _named(problem, batches) from problem
     except DatasetTooSmall:
