@@ -8,7 +8,7 @@ from typing import Any
 from app.db import uploads, workers
 from app.db.database import Session
 from app.db.rows import DatasetRow, ModelRow, WorkerRow
-from app.engines.queues import ANY_TENSORRT_QUEUE, FIXED_QUEUES, queue_from_facts, tool_from_facts
+from app.engines.queues import ANY_TENSORRT_QUEUE, FIXED_QUEUES, queue_from_facts
 from app.engines.tensorrt_rules import LEAST_COMPATIBLE
 from app.errors import WorkerUnavailable
 from app.inputs.preprocess import resolve_preprocess, resolve_shapes
@@ -16,6 +16,7 @@ from app.jobs.checks import check_gate_can_be_told, check_spec
 from app.resolved import ResolvedDataset, ResolvedJob, ResolvedModel, StoredFile, Tools
 from app.settings import Settings
 from app.spec import EngineSpec, JobSpec
+from app.worker.tools import tools_for_job
 
 #: `engine.backend` left out takes the first of these that a live worker has.
 _DEFAULT_BACKENDS = ("tensorrt", "onnxruntime")
@@ -44,14 +45,12 @@ class Fleet:
                 return queue
         return None
 
-    def tools(self, queue: str, backend: str | None) -> Tools:
-        """Return the tools of the newest live worker of a queue; of this installation where there is none."""
+    def tools(self, queue: str, spec: JobSpec) -> Tools:
+        """Return the job's tools on the newest live worker of a queue; of this installation where there is none."""
         for worker in self.workers:
             if queue in worker.queues:
-                known = worker.facts["backends"].get(backend or "")
-                made = tool_from_facts(backend, known) if backend and known else None
-                return Tools.model_validate(worker.facts["tools"] | {"backend": made})
-        return installed_tools()
+                return tools_for_job(Tools.model_validate(worker.facts["tools"]), worker.facts["backends"], spec)
+        return tools_for_job(installed_tools(), {}, spec)
 
 
 def can_build(engine: EngineSpec, facts: Mapping[str, Any]) -> bool:
@@ -110,7 +109,7 @@ def resolve_rows(spec: JobSpec, rows: JobRows, fleet: Fleet) -> tuple[ResolvedJo
     queue = queue or _waiting_queue(spec)
     job = ResolvedJob(
         spec=spec, model=resolved_model(rows.model), dataset=_dataset(rows.dataset), judge_dataset=_dataset(rows.judge_dataset),
-        tools=fleet.tools(queue, spec.engine.backend if spec.engine else None),
+        tools=fleet.tools(queue, spec),
     )  # fmt: skip
     check_gate_can_be_told(job)
     return job, queue

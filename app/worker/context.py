@@ -20,10 +20,11 @@ from app.child.parent import ChildCall, run_child, run_children
 from app.db import jobs, workers
 from app.db.database import Database
 from app.db.jobs import Fence
-from app.engines.queues import tool_from_facts
 from app.errors import CrashLoop, WorkerCrashed
 from app.resolved import ResolvedJob, Tools
 from app.settings import Settings
+from app.spec import JobSpec
+from app.worker.tools import tools_for_job
 
 log = structlog.get_logger()
 
@@ -56,10 +57,9 @@ class Worker:
     tools: Tools
     stopping: threading.Event = field(default_factory=threading.Event)
 
-    def tools_for(self, backend: str | None) -> Tools:
-        """Return the tools of a job with that backend, as they are installed here."""
-        known = self.backends.get(backend or "")
-        return self.tools.model_copy(update={"backend": tool_from_facts(backend, known) if backend and known else None})
+    def tools_for(self, spec: JobSpec) -> Tools:
+        """Return the tools of a job, as they are installed here."""
+        return tools_for_job(self.tools, self.backends, spec)
 
 
 @dataclass
