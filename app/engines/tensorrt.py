@@ -32,7 +32,9 @@ class TensorRtRunner:
     def __init__(self, plan: bytes, report: Report) -> None:
         self._stack = ExitStack()
         self.device = self._stack.enter_context(open_device())
-        self.execution = Execution(open_tensorrt(report), plan)
+        tensorrt = open_tensorrt(report)
+        self.version = tensorrt.version
+        self.execution = Execution(tensorrt, plan)
         self._stack.callback(self.execution.close)
         self._input = self.execution.inputs[0]
         self._span = self.execution.span(self._input)
