@@ -176,13 +176,16 @@ def _sorted_capabilities(values: tuple[str, ...] | None) -> tuple[str, ...] | No
 
 
 ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
+TensorRtVersion = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3}){0,2}$")]
+DriverVersion = Annotated[str, Field(pattern=r"^[0-9]{3}(\.[0-9]{1,3}){0,2}$")]
 
 
 class EngineSpec(Frozen):
     """What is built, for what, by which backend. `backend: null` takes what a live worker has.
 
-    Of TensorRT alone: `tf32` lets FP32 layers round their inputs to 10 bits; a `version_compatible` plan loads in later
-    versions, a `hardware_compatible` one on other GPUs from Ampere on; both cost speed.
+    Of TensorRT alone: `tensorrt_version` ("10.6", or "11") asks for a worker with it. `tf32` lets FP32 layers round their
+    inputs to 10 bits; a `version_compatible` plan loads in later versions, a `hardware_compatible` one on other GPUs from
+    Ampere on; both cost speed.
     """
 
     backend: Backend | None = None
@@ -196,6 +199,7 @@ class EngineSpec(Frozen):
     ] = None
     optimization_level: int = Field(default=3, ge=0, le=5)
     workspace_bytes: int | None = Field(default=None, ge=1 << 20, le=1 << 50)
+    tensorrt_version: TensorRtVersion | None = None
     tf32: bool = False
     version_compatible: bool = False
     hardware_compatible: bool = False

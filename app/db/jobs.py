@@ -29,6 +29,12 @@ def get_job(session: Session, job_id: str) -> JobRow:
     return row
 
 
+def find_job_of_engine(session: Session, engine_id: str) -> JobRow | None:
+    """Return the newest job that gave this engine."""
+    given = sa.select(JobRow).where(JobRow.engine_id == engine_id)
+    return session.scalar(given.order_by(JobRow.created_at.desc()).limit(1))
+
+
 def add_job(session: Session, row: JobRow) -> tuple[JobRow, bool]:
     """Store a new job, or find the live one of the same key. Returns (row, joined)."""
     try:

@@ -6,7 +6,7 @@ from app.spec import EngineSpec, QuantizeSpec
 #: A hardware-compatible plan runs on GPUs from this compute capability (Ampere) on.
 LEAST_COMPATIBLE = 8.0
 TENSORRT_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-_OWN_OPTIONS = ("tf32", "version_compatible", "hardware_compatible")
+_OWN_OPTIONS = ("tensorrt_version", "tf32", "version_compatible", "hardware_compatible")
 
 
 def check_tensorrt_spec(engine: EngineSpec, quantize: QuantizeSpec) -> None:

@@ -61,7 +61,8 @@ def can_build(engine: EngineSpec, facts: Mapping[str, Any]) -> bool:
     is_target = not engine.compute_capability or engine.compute_capability[0] in facts["compute_capabilities"]
     is_other_gpu_fine = engine.hardware_compatible and float(facts["compute_capabilities"][0]) >= LEAST_COMPATIBLE
     is_known = engine.quantization in facts["quantizations"] and engine.precision in facts["precisions"]
-    return is_known and (is_target or is_other_gpu_fine)
+    is_version = engine.tensorrt_version is None or f"{facts['version']}.".startswith(f"{engine.tensorrt_version}.")
+    return is_known and is_version and (is_target or is_other_gpu_fine)
 
 
 def live_fleet(session: Session, settings: Settings) -> Fleet:
@@ -160,7 +161,8 @@ def _waiting_queue(spec: JobSpec) -> str:
 def _capability(spec: JobSpec) -> str:
     engine = _made_on(spec)
     capability = f" for compute capability {engine.compute_capability[0]}" if engine.compute_capability else ""
-    return f"{engine.backend} {engine.precision} {engine.quantization}{capability}"
+    version = f" {engine.tensorrt_version}" if engine.tensorrt_version else ""
+    return f"{engine.backend}{version} {engine.precision} {engine.quantization}{capability}"
 
 
 def resolved_model(row: ModelRow) -> ResolvedModel:
