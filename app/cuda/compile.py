@@ -34,17 +34,13 @@ def compile_cubin(source: str, compute_capability: str, defines: Mapping[str, in
         "--std=c++17",
         *(f"-D{name}={value}" for name, value in sorted(defines.items())),
     )
-    stored = _cache_folder() / f"{_digest(source, (*options, _version(library)))}.cubin"
-    if stored.is_file():
+    stored = _cache_path(_digest(source, (*options, _version(library))))
+    if stored is not None and stored.is_file():
         return stored.read_bytes()
     cubin = _compile(library, source, options)
-    _store(stored, cubin)
+    if stored is not None:
+        _store(stored, cubin)
     return cubin
-
-
-def has_compiler() -> bool:
-    """Whether NVRTC is found."""
-    return _find_nvrtc() is not None
 
 
 def _open_nvrtc() -> ctypes.CDLL:
@@ -114,8 +110,11 @@ def _digest(source: str, options: Sequence[str]) -> str:
     return hashlib.sha256("\0".join((source, *options)).encode()).hexdigest()
 
 
-def _cache_folder() -> Path:
-    return Path.home() / ".cache" / "enginesmith" / "kernels"
+def _cache_path(digest: str) -> Path | None:
+    try:
+        return Path.home() / ".cache" / "enginesmith" / "kernels" / f"{digest}.cubin"
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def _store(path: Path, content: bytes) -> None:
