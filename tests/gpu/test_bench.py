@@ -12,20 +12,7 @@ from tests.observers.nets import DIGITS, DIGITS_MODEL
 @needs_calibrator
 def test_a_net_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     images = str(DIGITS / "mnist-calibration-500.zip")
-    arguments = [
-        "bench",
-        "gpu",
-        "--model",
-        str(DIGITS_MODEL),
-        "--images",
-        images,
-        "--count",
-        "100",
-        "--batch",
-        "50",
-        "--runs",
-        "1",
-    ]
+    subject = ["--model", str(DIGITS_MODEL), "--images", images, "--count", "100", "--batch", "50"]
     assert run_command(["bench", "gpu", *subject, "--runs", "1", "--json"]) == 0
     (net,) = json.loads(capsys.readouterr().out)["nets"]
     assert {plain["batch"] for plain in net["plain"]} == {32, 50}
