@@ -14,7 +14,7 @@ from app.bench.agreement import compare_amax
 from app.bench.prepare import Wanted, prepare
 from app.bench.resnet50 import make_resnet50
 from app.bench.subject import Subject
-from app.child.parent import ChildCall, run_child
+from app.child.parent import ChildCall, run_child, run_children
 from app.errors import Problem
 
 #: The ResNet-50 of the benchmark has a quarter of the usual channels, so that its kernels are short.
@@ -42,13 +42,25 @@ class _Bench:
 
     def measure(self, step: str, what: str, **request: Any) -> dict[str, Any]:
         self.say(f"{self.subject.name}: {what}")
-        request |= {"subject": self.subject.to_json(), "runs": self.options.runs}
-        call = ChildCall(f"app.bench.gpu_steps:{step}", request, "bench", _TIMEOUT_SECONDS)
-        return asyncio.run(run_child(call))
+        return asyncio.run(run_child(self._call(step, request)))
 
     def observe(self, grid: str) -> dict[str, Any]:
-        request = {"grid": grid, "observe": self.options.observe, "batch": self.options.batch}
-        return self.measure("observe", f"ours, grid {grid}", **request)
+        return self.measure("observe", f"ours, grid {grid}", **self._observing(grid, 0))
+
+    def observe_on_all(self, gpus: int) -> dict[str, Any]:
+        """Observe all images on each GPU at the same time: what they do together when a dataset is shared."""
+        self.say(f"{self.subject.name}: ours on {gpus} GPUs at once")
+        calls = [self._call("observe", self._observing("mergeable", device)) for device in range(gpus)]
+        measured = asyncio.run(run_children(calls, lambda _number, _event: None, lambda: None))
+        seconds = max(statistics.median(each["seconds"]) for each in measured)
+        return {"gpus": gpus, "seconds": seconds, "images_per_second": gpus * self.subject.count / seconds}
+
+    def _observing(self, grid: str, device: int) -> dict[str, Any]:
+        return {"grid": grid, "observe": self.options.observe, "batch": self.options.batch, "device": device}
+
+    def _call(self, step: str, request: dict[str, Any]) -> ChildCall:
+        request = request | {"subject": self.subject.to_json(), "runs": self.options.runs}
+        return ChildCall(f"app.bench.gpu_steps:{step}", request, "bench", _TIMEOUT_SECONDS)
 
     def plain(self, batch: int) -> dict[str, Any]:
         return self.measure("plain", f"plain FP32, {batch} images a pass", batch=batch)
@@ -70,8 +82,8 @@ def bench_gpu(wanted: Wanted, options: GpuOptions, say: Callable[[str], None]) -
 
     gpu, tensorrt: on what · plain: the FP32 pass with uploads, of the batch size that was asked for and of ours · ours:
     {grid: {start_seconds, seconds, search_seconds, images_per_second, ...}} · native: {method: {..., speedup: its seconds
-    / ours with the search, on grid tensorrt} or {"failed"}} · ratio: ours / plain, {grid: of the faster plain}. Raises
-    Problem.
+    / ours with the search, on grid tensorrt} or {"failed"}} · ratio: {grid: ours / the faster plain} · together:
+    ours on all GPUs at once, or None. Raises Problem.
     """
     with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
         say(f"{wanted.name}: preparing")
@@ -91,7 +103,8 @@ def _measured(bench: _Bench) -> dict[str, Any]:
     passes = sorted({bench.options.batch, *(measured["images_a_pass"] for measured in ours.values())})
     plain = [bench.plain(batch) for batch in passes]
     native = {method: bench.native(method) for method in _NATIVE} if bench.options.native else {}
-    facts = {"gpu": plain[0]["gpu"], "tensorrt": plain[0]["tensorrt"]}
+    facts = {name: plain[0][name] for name in ("gpu", "gpus", "tensorrt")}
+    together = bench.observe_on_all(facts["gpus"]) if facts["gpus"] > 1 else None
     amax = {grid: measured.pop("amax") for grid, measured in ours.items()}
     shown = {grid: _with_medians(measured, bench.subject.count) for grid, measured in ours.items()}
     fastest = min(statistics.median(each["seconds"]) for each in plain)
@@ -101,13 +114,14 @@ def _measured(bench: _Bench) -> dict[str, Any]:
         "batch": bench.options.batch,
         "plain": [_with_medians(each, bench.subject.count) for each in plain],
         "ours": shown,
+        "together": together,
         "ratio": {grid: measured["seconds"] / fastest for grid, measured in shown.items()},
         "native": {method: _compared(measured, shown, amax["tensorrt"], method) for method, measured in native.items()},
     }
 
 
 def _with_medians(measured: dict[str, Any], images: int) -> dict[str, Any]:
-    kept = {name: value for name, value in measured.items() if name not in ("gpu", "tensorrt")}
+    kept = {name: value for name, value in measured.items() if name not in ("gpu", "gpus", "tensorrt")}
     for name in ("seconds", "search_seconds"):
         if name in kept:
             kept |= {name: statistics.median(kept[name]), f"{name}_of_runs": kept[name]}

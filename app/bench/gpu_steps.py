@@ -14,7 +14,7 @@ import onnx
 
 from app.bench.meter import milliseconds
 from app.bench.subject import Batch, Subject
-from app.cuda.device import open_device
+from app.cuda.device import count_devices, open_device
 from app.cuda.runtime import TensorRt, open_tensorrt
 from app.engines.native import NativeCalibration, calibrate_natively
 from app.errors import EngineProblem
@@ -43,7 +43,12 @@ def plain(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     with open_device() as device:
         tensorrt = open_tensorrt(lambda _: None)
         measured = _time_passes(tensorrt, onnx.load(subject.model), batches, request["runs"])
-    return measured | {"batch": request["batch"], "gpu": device.to_json(), "tensorrt": tensorrt.version}
+    return measured | {
+        "batch": request["batch"],
+        "gpu": device.to_json(),
+        "gpus": count_devices(),
+        "tensorrt": tensorrt.version,
+    }
 
 
 def _time_passes(tensorrt: TensorRt, model: onnx.ModelProto, batches: list[Batch], runs: int) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def _run_all(forward: GpuForward, batches: list[Batch]) -> None:
 def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Calibrate by the GPU observer; return {"start_seconds", "seconds": of each run, "search_seconds", "amax", ...}.
 
-    request: {"subject", "grid", "observe": needed or all, "batch", "runs"}. seconds are from the first image to the
+    request: {"subject", "grid", "observe": needed or all, "batch", "runs", "device": which GPU}. seconds are from the first image to the
     histograms, search_seconds from there to the entropy table.
     """
     subject = Subject.from_json(request["subject"])
@@ -89,7 +94,8 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
 def _observe_once(request: dict[str, Any], tensors: list[str], batches: list[Batch], report: Report) -> dict[str, Any]:
     began = time.perf_counter()
     model = Path(request["subject"]["model"])
-    with GpuObserver(model, tensors, GpuObserverSpec(request["grid"]), report) as observer:
+    spec = GpuObserverSpec(request["grid"], device=request["device"])
+    with GpuObserver(model, tensors, spec, report) as observer:
         observer.open(batches[0].shape)
         started = time.perf_counter()
         for batch in batches:

@@ -76,6 +76,10 @@ def _rows(document: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         what = f"Enginesmith, grid {grid}, {ours['images_a_pass']} a pass ({ours['tensors']} tensors)"
         figures = (_seconds(ours), f"{ours['images_per_second']:.0f}", f"{document['ratio'][grid]:.2f}")
         yield (net, what, *figures, f"{ours['search_seconds']:.3f}", "", "")
+    if document["together"]:
+        together = document["together"]
+        rate = f"{together['images_per_second']:.0f}"
+        yield (net, f"Enginesmith, {together['gpus']} GPUs, all images on each", _seconds(together), rate, "", "", "", "")
     for method, native in document["native"].items():
         if "failed" in native:
             yield (net, f"{method}: {native['failed']}", "", "", "", "", "", "")
