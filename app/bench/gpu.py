@@ -81,9 +81,9 @@ def bench_gpu(wanted: Wanted, options: GpuOptions, say: Callable[[str], None]) -
     """Return the measurements of one net, as JSON values; seconds are medians of the runs.
 
     gpu, tensorrt: on what · plain: the FP32 pass with uploads, of the batch size that was asked for and of ours · ours:
-    {grid: {start_seconds, seconds, search_seconds, images_per_second, ...}} · native: {method: {..., speedup: its seconds
-    / ours with the search, on grid tensorrt} or {"failed"}} · ratio: {grid: ours / the faster plain} · together:
-    ours on all GPUs at once, or None. Raises Problem.
+    {grid: {start_seconds, seconds, search_seconds, images_per_second, ...}} · native: {method: {..., speedup: {grid: its
+    seconds / ours with the search}} or {"failed"}} · ratio: {grid: ours / the faster plain} · together: ours on all GPUs
+    at once, or None. Raises Problem.
     """
     with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
         say(f"{wanted.name}: preparing")

@@ -72,7 +72,7 @@ def _run_all(forward: GpuForward, batches: list[Batch]) -> None:
 def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Calibrate by the GPU observer; return {"start_seconds", "seconds": of each run, "search_seconds", "amax", ...}.
 
-    request: {"subject", "grid", "observe": needed or all, "batch", "runs", "device": which GPU}. seconds are from the first image to the
+    request: {"subject", "grid", "observe": needed or all, "batch", "runs", "device"}. seconds are from the first image to the
     histograms, search_seconds from there to the entropy table.
     """
     subject = Subject.from_json(request["subject"])
