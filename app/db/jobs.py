@@ -99,6 +99,13 @@ def end_unfenced(session: Session, job_id: str, state: str, error: dict[str, Any
     return True
 
 
+def move_job(session: Session, job_id: str, queue: str) -> bool:
+    """Give a queued job to another queue, whose worker is there. Returns whether it was queued."""
+    queued = (JobRow.id == job_id, JobRow.state == "queued")
+    moved = session.execute(sa.update(JobRow).where(*queued).values(queue=queue, wait_until=None))
+    return bool(moved.rowcount)  # type: ignore[attr-defined]
+
+
 def release_job(session: Session, fence: Fence) -> bool:
     """Give a job back unfinished, without counting a crash: its worker is shutting down."""
     return change_job(session, fence, state="queued", stage=None, worker_id=None)
