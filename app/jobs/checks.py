@@ -29,6 +29,7 @@ def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) 
         _check_images_fit(spec, inputs)
         _check_quantize_has_effect(spec)
     _check_latency(spec)
+    _check_measured(spec)
     if spec.calibration is not None:
         _check_native(spec, spec.calibration, images)
         _check_whole_set(spec.calibration)
@@ -51,7 +52,6 @@ def _not_offered(spec: JobSpec) -> dict[str, bool]:
     quantize = spec.quantize
     return {
         "quantize.bias_correction": quantize.bias_correction,
-        "quantize.placement measured": quantize.placement == "measured",
     }
 
 
@@ -63,6 +63,15 @@ def _check_latency(spec: JobSpec) -> None:
     if spec.engine.backend == "tensorrt-rtx":
         reason = "tensorrt-rtx plans are built for GPUs that the worker need not have; time them where they run"
         raise UnsupportedOption(option="judge.latency", reason=reason)
+
+
+def _check_measured(spec: JobSpec) -> None:
+    if spec.quantize.placement != "measured":
+        return
+    is_explicit = spec.engine is not None and spec.engine.quantization == "explicit" and spec.engine.precision == "int8"
+    if spec.engine is None or spec.engine.backend != "tensorrt" or not is_explicit:
+        reason = "it takes timings on the GPU of an explicit int8 engine of tensorrt; choose conservative, default or fused"
+        raise UnsupportedOption(option="quantize.placement measured", reason=reason)
 
 
 def _check_native(spec: JobSpec, calibration: CalibrationSpec, images: int | None) -> None:

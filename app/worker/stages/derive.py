@@ -9,7 +9,7 @@ from app.db.database import Session
 from app.db.rows import TableRow
 from app.quant.table import compute_drift, table_from_json
 from app.resolved import ResolvedJob
-from app.spec import DERIVED_METHODS
+from app.spec import DERIVED_METHODS, JobSpec
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
 from app.worker.stages.observe import find_or_observe
@@ -118,6 +118,7 @@ def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRo
     assert judged is not None
     blobs = run.worker.blobs
     request = request | {
+        "spec": _judged_spec(run.job).model_dump(mode="json"),
         "model": model_path(blobs, run.job.model, run.folder / "model"),
         "tables": {name: str(blobs.fetch(row.body)) for name, row in rows.items()},
         "calibration": _listing(run),
@@ -130,6 +131,13 @@ def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRo
     run.say(f"auto: {answer['chosen']} agrees best")
     extra = {name: chosen.facts.get(name) for name in _TOLD} | answer
     return _save_body(run, key, "auto", chosen.body, extra)
+
+
+def _judged_spec(job: ResolvedJob) -> JobSpec:
+    """Return the spec by which tables are compared: a placement that only timings will choose is not there yet."""
+    if job.spec.quantize.placement != "measured":
+        return job.spec
+    return job.spec.model_copy(update={"quantize": job.spec.quantize.model_copy(update={"placement": "default"})})
 
 
 def taken_images(table: TableRow) -> int | None:
