@@ -105,7 +105,8 @@ class CalibrationSpec(Frozen):
     same. With `converge` images are taken so that however few suffice are spread evenly over the sorted paths: the first
     2^m are those that `max_images` 2^m takes. After 16, 32, 64, ... images amax is computed by the job's method (`auto`:
     by all); when a doubling moved no tensor's by more than this fraction, the rest is left for the judge. Both need the
-    mergeable grid.
+    mergeable grid. `observer` runs the model: TensorRT on a GPU, onnxruntime on a CPU, or (`auto`) TensorRT where it
+    builds the engine; on a GPU the shards are as many as there are GPUs, unless they are given.
     """
 
     method: Method = "auto"
