@@ -1,6 +1,6 @@
 """Run TensorRT plans on this GPU beside the FP32 model on the CPU, and compare them: the very engines that are served."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,21 +31,48 @@ def judge_plans(plans: JudgedPlans, batches: Batches, report: Report) -> dict[st
     """Return the report of `Comparison.to_json` of the tested plan, and of those beside what they reached.
 
     Adds judged_by, judge_version, gpu and, for each plan beside, `accuracy_fp16` and `fp16`: {agreement, mean_error,
-    outputs}. Raises JudgeProblem, EngineProblem (a plan does not load), GpuOom, GpuLost.
+    outputs, problem: why it cannot be compared, else null}. Raises JudgeProblem of the tested plan, EngineProblem (a
+    plan does not load), GpuOom, GpuLost.
     """
     reference = OnnxRuntimeRunner(open_session(plans.fp32, session_options(plans.threads)))
     with ExitStack() as stack:
-        runners = {name: _open(path, stack) for name, path in ({"tested": plans.tested} | dict(plans.beside)).items()}
-        comparisons = {name: Comparison() for name in runners}
+        tested = _open(plans.tested, stack)
+        beside = {name: _Beside(_open(path, stack)) for name, path in plans.beside.items()}
+        comparison = Comparison()
         for batch, labels in batches:
             expected = _run_reference(reference, batch)
-            for name, runner in runners.items():
-                comparisons[name].add(expected, runner.run(batch), labels)
-            done = comparisons["tested"].images
-            report({"progress": [done, max(plans.images, done)]})
-        tested = runners["tested"]
+            comparison.add(expected, tested.run(batch), labels)
+            for other in beside.values():
+                other.add(expected, batch, labels)
+            report({"progress": [comparison.images, max(plans.images, comparison.images)]})
         about = {"judged_by": "tensorrt", "judge_version": tested.version, "gpu": tested.device.name, "session_options": {}}
-    return comparisons["tested"].to_json() | about | _beside({name: comparisons[name].to_json() for name in plans.beside})
+    told: dict[str, Any] = {}
+    for name, other in beside.items():
+        told |= other.to_json(name)
+    return comparison.to_json() | about | told
+
+
+class _Beside:
+    """A plan that is measured beside the tested one; where it overflows, that is a finding and no failure of the job."""
+
+    def __init__(self, runner: TensorRtRunner) -> None:
+        self._runner, self._comparison = runner, Comparison()
+        self._problem: str | None = None
+
+    def add(self, expected: dict[str, np.ndarray], batch: np.ndarray, labels: Sequence[int | None]) -> None:
+        if self._problem is not None:
+            return
+        try:
+            self._comparison.add(expected, self._runner.run(batch), labels)
+        except JudgeProblem as problem:
+            self._problem = problem.detail
+
+    def to_json(self, name: str) -> dict[str, Any]:
+        if self._problem is not None:
+            return {f"accuracy_{name}": None, name: {"problem": self._problem}}
+        report = self._comparison.to_json()
+        kept = {field: report[field] for field in ("agreement", "mean_error", "outputs")}
+        return {f"accuracy_{name}": report["accuracy_int8"], name: kept | {"problem": None}}
 
 
 def _open(path: Path, stack: ExitStack) -> TensorRtRunner:
@@ -59,11 +86,3 @@ def _run_reference(reference: OnnxRuntimeRunner, batch: np.ndarray) -> dict[str,
         return reference.run(batch)
     except RUNTIME_ERRORS as error:
         raise JudgeProblem(reason=f"the FP32 model fails on a batch of shape {batch.shape}: {error}") from error
-
-
-def _beside(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    for name, report in reports.items():
-        told[f"accuracy_{name}"] = report["accuracy_int8"]
-        told[name] = {kept: report[kept] for kept in ("agreement", "mean_error", "outputs")}
-    return told

@@ -31,7 +31,7 @@ def measure_plans(plans: Mapping[str, Path]) -> dict[str, Any]:
         executions = {name: Execution(tensorrt, path.read_bytes()) for name, path in plans.items()}
         batches = {name: _take_usual_shapes(execution) for name, execution in executions.items()}
         latencies = time_executions(executions)
-        about = {"gpu": device.name, "clock": _clock(device), "how": "CUDA events around launches of CUDA graphs, in turns"}
+        about = {"gpu": device.name, "clock": _clock(device), "how": "CUDA events around each launch, the plans in turns"}
         for execution in executions.values():
             execution.close()
     return _figures(latencies, min(batches.values())) | about
@@ -69,7 +69,7 @@ def _clock(device: Device) -> dict[str, int] | None:
 
 
 def _latency(times: list[float]) -> Latency:
-    return Latency(float(np.median(times)), float(np.percentile(times, 99)), len(times))
+    return Latency(float(np.median(times)), float(np.percentile(times, 99)), len(times), "run")
 
 
 def _figures(latencies: Mapping[str, Latency], batch: int) -> dict[str, Any]:
