@@ -19,8 +19,10 @@ from app.spec import Precision
 from tests.gpu.digits import ORACLE, SHAPES, accuracy, build_digits
 from tests.quant.samples import digits_images, digits_model
 
-FEATURES = features_of(find_tensorrt()) if find_tensorrt() else None
-needs_calibrator = pytest.mark.skipif(not (FEATURES and FEATURES.int8_calibrator), reason="this TensorRT has no calibrator")
+TENSORRT = find_tensorrt()
+needs_calibrator = pytest.mark.skipif(
+    TENSORRT is None or not features_of(TENSORRT).int8_calibrator, reason="TensorRT here has no calibrator, or is not there"
+)
 
 
 def test_the_probe_names_gpu_driver_and_versions() -> None:

@@ -26,8 +26,8 @@ def gpu_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]
 def run(http: httpx.Client, calibration: dict[str, Any], engine: dict[str, Any], **more: Any) -> dict[str, Any]:
     chosen = {"backend": "tensorrt", "optimization_level": 0} | engine
     judge = {"dataset": "digits-test", "images": 1500, "latency": more.pop("latency", False)}
-    spec = {"model": "digits", "dataset": "digits-calibration", "calibration": calibration, "engine": chosen, "judge": judge} | more
-    job = http.post("/v1/jobs", params={"wait": 60}, json=spec).json()
+    spec = {"model": "digits", "dataset": "digits-calibration", "calibration": calibration, "engine": chosen, "judge": judge}
+    job = http.post("/v1/jobs", params={"wait": 60}, json=spec | more).json()
     for _ in range(3):
         if job["state"] not in ("queued", "running"):
             break

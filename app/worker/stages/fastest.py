@@ -36,11 +36,14 @@ def _choose(run: Run, table: TableRow, key: str) -> EngineRow:
     run.enter("build")
     plans = {name: str(run.worker.blobs.fetch(engine.plan)) for name, engine in engines.items()}
     timed = run.child(LATENCY_STEP, {"backend": "tensorrt", "plans": plans, "shape": None})["precisions"]
-    order = list(engines)
+    order: list[Placement] = list(engines)
     order.sort(key=lambda name: timed[name]["median_ms"])
     figures: dict[str, Any] = {name: dict(timed[name]) for name in order}
-    passing = (name for name in order if _passes(run, name, (engines[name], table), figures))
-    chosen = next(passing, order[0])
+    chosen = order[0]
+    for name in order:
+        if _passes(run, name, (engines[name], table), figures):
+            chosen = name
+            break
     run.say(f"placement {chosen} is kept: " + ", ".join(f"{name} {timed[name]['median_ms']} ms" for name in order))
     best = engines[chosen]
     row = EngineRow(
