@@ -48,16 +48,16 @@ def observation_facts(job: ResolvedJob) -> dict[str, Any]:
         "dataset": job.dataset.digest,
         "listing": job.dataset.listing,
         "preprocess": job.spec.preprocess.model_dump(mode="json", exclude_defaults=True),
-        "grid": calibration.grid,
+        "grid": "native" if calibration.is_native else calibration.grid,
         # Bins of the mergeable grid are the same for every batch size; TensorRT's first batch decides all of its bins.
-        "batch_size": calibration.batch_size if calibration.grid == "tensorrt" else None,
+        "batch_size": calibration.batch_size if calibration.is_native or calibration.grid == "tensorrt" else None,
         "max_images": calibration.max_images,
         "converge": _converge(calibration),
-        "observe": calibration.observe,
+        "observe": None if calibration.is_native else calibration.observe,
         "bad_images": _bad_images(job),
         # Between equalized convolutions the activations have other ranges.
         "equalize": EQUALIZER if job.spec.quantize.equalize else None,
-        "observer": f"{job.tools.observer}/{OBSERVER_VERSION}",
+        "observer": job.tools.backend if calibration.is_native else f"{job.tools.observer}/{OBSERVER_VERSION}",
         "decoder": job.tools.decoder,
     }
 
@@ -136,7 +136,7 @@ def judge_selection(job: ResolvedJob) -> dict[str, Any]:
 
 def judge_key(job: ResolvedJob, engine: str) -> str:
     """Return the key of the report on the engine with that key."""
-    return key_from(engine=engine, selection=judge_selection(job))
+    return key_from(engine=engine, selection=judge_selection(job), latency=job.spec.judge.latency or None)
 
 
 def job_key(job: ResolvedJob) -> str:

@@ -105,7 +105,8 @@ class CalibrationSpec(Frozen):
     same. With `converge` images are taken so that however few suffice are spread evenly over the sorted paths: the first
     2^m are those that `max_images` 2^m takes. After 16, 32, 64, ... images amax is computed by the job's method (`auto`:
     by all); when a doubling moved no tensor's by more than this fraction, the rest is left for the judge. Both need the
-    mergeable grid.
+    mergeable grid. `observer` runs the model: TensorRT on a GPU, onnxruntime on a CPU, or (`auto`) TensorRT where it
+    builds the engine; on a GPU the shards are as many as there are GPUs, unless they are given.
     """
 
     method: Method = "auto"
@@ -176,10 +177,17 @@ def _sorted_capabilities(values: tuple[str, ...] | None) -> tuple[str, ...] | No
 
 
 ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
+TensorRtVersion = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3}){0,2}$")]
+DriverVersion = Annotated[str, Field(pattern=r"^[0-9]{3}(\.[0-9]{1,3}){0,2}$")]
 
 
 class EngineSpec(Frozen):
-    """What is built, for what, by which backend. `backend: null` takes what a live worker has."""
+    """What is built, for what, by which backend. `backend: null` takes what a live worker has.
+
+    Of TensorRT alone: `tensorrt_version` ("10.6", or "11") asks for a worker with it. `tf32` lets FP32 layers round their
+    inputs to 10 bits; a `version_compatible` plan loads in later versions, a `hardware_compatible` one on other GPUs from
+    Ampere on; both cost speed.
+    """
 
     backend: Backend | None = None
     precision: Precision = "int8"
@@ -192,6 +200,10 @@ class EngineSpec(Frozen):
     ] = None
     optimization_level: int = Field(default=3, ge=0, le=5)
     workspace_bytes: int | None = Field(default=None, ge=1 << 20, le=1 << 50)
+    tensorrt_version: TensorRtVersion | None = None
+    tf32: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
 
 
 class GateSpec(Frozen):

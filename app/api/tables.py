@@ -79,10 +79,14 @@ def export(
     table_id: str,
     service: InService,
     format: Literal["trt", "json", "ort"] = "trt",  # noqa: A002 (the name in the HTTP interface)
-    trt_version: Annotated[str, Query(max_length=20)] = "10.6.0",
-    algorithm: Annotated[str, Query(max_length=64)] = "EntropyCalibration2",
+    trt_version: Annotated[str | None, Query(max_length=20)] = None,
+    algorithm: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
-    """Return the table as TRT cache text, as JSON, or as ONNX Runtime's calibration.flatbuffers."""
+    """Return the table as TRT cache text, as JSON, or as ONNX Runtime's calibration.flatbuffers.
+
+    TRT cache text is headed 10.6.0 and EntropyCalibration2 unless asked otherwise; what TensorRT's own calibrator wrote
+    comes as it is unless another header is asked for.
+    """
     with service.database.reading() as session:
         row = results.get_table(session, table_id)
     if format == "json":
@@ -94,7 +98,10 @@ def export(
     scales = scales_from_table(load_table(service, row))
     if format == "ort":
         return bytes_response(format_ort_table(scales), "application/octet-stream", "calibration.flatbuffers")
-    text = format_trt_cache(scales, trt_version, algorithm)
+    if (own := row.facts.get("native_cache")) and trt_version is None and algorithm is None:
+        body = service.blobs.fetch(own).read_bytes()
+        return bytes_response(body, "text/plain; charset=utf-8", f"{row.id}.cache")
+    text = format_trt_cache(scales, trt_version or "10.6.0", algorithm or "EntropyCalibration2")
     return bytes_response(text.encode(), "text/plain; charset=utf-8", f"{row.id}.cache")
 
 

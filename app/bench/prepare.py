@@ -25,12 +25,16 @@ _LIMITS = InputLimits()
 
 @dataclass(frozen=True)
 class Wanted:
-    """A net by name: its model (None: ResNet-50), its images (a folder or zip; None: noise), how many to run (None: all)."""
+    """A net by name: its model (None: ResNet-50), its images (a folder or zip; None: noise), how many to run (None: all).
+
+    `size` (height, width) is needed where the model's input does not say it.
+    """
 
     name: str
     model: Path | None
     images: Path | None
     count: int | None = None
+    size: tuple[int, int] | None = None
 
 
 def default_nets(assets: Path | None) -> list[Wanted]:
@@ -45,7 +49,7 @@ def prepare(wanted: Wanted, folder: Path) -> Subject:
     """Decode the images into a file of folder and return the subject. Raises ModelProblem, ImageProblem, DatasetEmpty."""
     folder.mkdir(parents=True, exist_ok=True)
     model = wanted.model or _save_resnet50(folder)
-    spec = resolve_preprocess(PreprocessSpec(), _inputs(model, folder))
+    spec = resolve_preprocess(PreprocessSpec(size=wanted.size), _inputs(model, folder))
     images = folder / "images.f32"
     with images.open("wb") as out:
         arrays = _decoded(wanted.images, spec) if wanted.images else _noise(spec)

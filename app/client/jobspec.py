@@ -48,6 +48,10 @@ class EngineOptions:
     min_agreement: Annotated[float | None, typer.Option(help="Gate: top-1 agreement with FP32, 0 to 1.")] = None
     max_accuracy_drop: Annotated[float | None, typer.Option(help="Gate: loss of accuracy on labelled images, 0 to 1.")] = None
     equalize: Annotated[bool | None, typer.Option("--equalize", help="Even out weights between convolutions first.")] = None
+    quantization: Annotated[
+        Literal["explicit", "implicit"] | None, typer.Option(help="implicit: TensorRT up to 10 takes the table as its cache.")
+    ] = None
+    latency: Annotated[bool | None, typer.Option("--latency", help="Time the engine beside its float twins.")] = None
 
 
 def document_from_options(calibration: CalibrationOptions, engine: EngineOptions | None) -> dict[str, Any]:
@@ -91,6 +95,7 @@ def _put_engine(document: dict[str, Any], options: EngineOptions) -> None:
         {
             "backend": options.backend,
             "precision": options.precision,
+            "quantization": options.quantization,
             "compute_capability": options.compute_capability or None,
         },
     )
@@ -104,7 +109,8 @@ def _put_engine(document: dict[str, Any], options: EngineOptions) -> None:
             "equalize": options.equalize,
         },
     )
-    _put_section(document, "judge", {"dataset": options.judge, "images": options.judge_images})
+    judge = {"dataset": options.judge, "images": options.judge_images, "latency": options.latency}
+    _put_section(document, "judge", judge)
     gate = {"min_agreement": options.min_agreement, "max_accuracy_drop": options.max_accuracy_drop}
     if any(limit is not None for limit in gate.values()):
         _put_section(document["judge"] if document.get("judge") else document.setdefault("judge", {}), "gate", gate)

@@ -42,6 +42,10 @@ def _measured(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     accuracies = accuracies_from_report(report)
     if accuracies["fp32"] is not None:
         yield "accuracy", f"FP32 {format_share(accuracies['fp32'])}, INT8 {format_share(accuracies['int8'])}"
+    latency = report.get("latency")
+    if latency:
+        told = (f"{name.upper()} {figures['median_ms']} ms" for name, figures in latency["precisions"].items())
+        yield "latency", f"{', '.join(told)}, a batch of {latency['batch']}"
 
 
 def accuracies_from_report(report: dict[str, Any]) -> dict[str, float | None]:

@@ -6,17 +6,17 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.db.pages import Page, page_from_rows
-from app.db.rows import EngineRow, ModelRow, ObservationRow, QuantizedRow, ReportRow, TableRow, new_id
+from app.db.rows import EngineRow, ModelRow, ObservationRow, QuantizedRow, ReportRow, TableRow, TimingCacheRow, new_id
 from app.errors import NotFound, TableNondeterministic
 
 #: Two computed tables of one key whose scales differ by no more than this fraction are one table.
 _TABLES_AGREE = 1e-5
 
-Keyed = TypeVar("Keyed", ObservationRow, QuantizedRow, ReportRow)
+Keyed = TypeVar("Keyed", ObservationRow, QuantizedRow, ReportRow, TimingCacheRow)
 
 
 def find_by_key(session: Session, kind: type[Keyed], key: str) -> Keyed | None:
-    """Return the observation, Q/DQ model or report with that key."""
+    """Return the observation, Q/DQ model, report or timing cache with that key."""
     return session.get(kind, key)
 
 

@@ -14,6 +14,7 @@ import onnxruntime
 
 from app.engines.backend import BackendInfo, BuildRequest, BuildResult, Report
 from app.engines.cpu_int8 import fuse_for_cpu
+from app.engines.portions import run_in_portions
 from app.engines.rules import ONNXRUNTIME_PRECISIONS
 from app.errors import EngineProblem, UnsupportedOption
 from app.quant.qdq import model_to_bytes
@@ -59,28 +60,12 @@ class OnnxRuntimeRunner:
 
         A model with a fixed batch gets the images in portions of it, the last one filled up with its last image.
         """
-        if self._fixed_batch in (None, len(batch)):
-            return self._run(batch)
         size = self._fixed_batch
-        portions = [_filled(batch[start : start + size], size) for start in range(0, len(batch), size)]
-        answers = [self._run(portion) for portion in portions]
-        return {name: _joined([answer[name] for answer in answers], size, len(batch)) for name in self._outputs}
+        return self._run(batch) if size is None else run_in_portions(self._run, batch, size, size)
 
     def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         values = self._session.run(self._outputs, {self._input: batch.astype(self._type, copy=False)})
         return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
-
-
-def _filled(portion: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([portion, np.repeat(portion[-1:], size - len(portion), axis=0)])
-
-
-def _joined(parts: list[np.ndarray], size: int, images: int) -> np.ndarray:
-    """Return the outputs of all portions as one; the rows of the images that filled up the last one are dropped."""
-    if parts[0].ndim == 0:
-        return np.stack(parts)
-    joined = np.concatenate(parts)
-    return joined[:images] if len(parts[0]) == size else joined
 
 
 class OnnxRuntimeBackend:

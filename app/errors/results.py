@@ -68,6 +68,13 @@ class EngineProblem(Problem):
     slug = "build-failed"
 
 
+class EngineTargetMismatch(EngineProblem):
+    """Engine {engine} does not load there: it is for {built}. POST {rebuild} builds it for that target."""
+
+    status = 409
+    slug = "engine-target-mismatch"
+
+
 class GateMissed(EngineProblem):
     """The engine misses its gate: {reason}. The report says where; the engine is kept. Try method auto, exclude the worst layers, or lower the gate."""
 

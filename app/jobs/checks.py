@@ -28,6 +28,8 @@ def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) 
         check_engine_spec(spec.engine, spec.quantize)
         _check_images_fit(spec, inputs)
         _check_quantize_has_effect(spec)
+    _check_latency(spec)
+    _check_measured(spec)
     if spec.calibration is not None:
         _check_native(spec, spec.calibration, images)
         _check_whole_set(spec.calibration)
@@ -47,13 +49,29 @@ def check_gate_can_be_told(job: ResolvedJob) -> None:
 
 
 def _not_offered(spec: JobSpec) -> dict[str, bool]:
-    calibration, quantize = spec.calibration, spec.quantize
+    quantize = spec.quantize
     return {
-        "calibration.observer tensorrt": calibration is not None and calibration.observer == "tensorrt",
         "quantize.bias_correction": quantize.bias_correction,
-        "quantize.placement measured": quantize.placement == "measured",
-        "judge.latency": spec.judge.latency,
     }
+
+
+def _check_latency(spec: JobSpec) -> None:
+    if not spec.judge.latency:
+        return
+    if spec.engine is None or spec.engine.precision != "int8":
+        raise SpecProblem(reason="judge.latency compares an int8 engine with float ones; it needs engine.precision int8")
+    if spec.engine.backend == "tensorrt-rtx":
+        reason = "tensorrt-rtx plans are built for GPUs that the worker need not have; time them where they run"
+        raise UnsupportedOption(option="judge.latency", reason=reason)
+
+
+def _check_measured(spec: JobSpec) -> None:
+    if spec.quantize.placement != "measured":
+        return
+    is_explicit = spec.engine is not None and spec.engine.quantization == "explicit" and spec.engine.precision == "int8"
+    if spec.engine is None or spec.engine.backend != "tensorrt" or not is_explicit:
+        reason = "it takes timings on the GPU of an explicit int8 engine of tensorrt; choose conservative, default or fused"
+        raise UnsupportedOption(option="quantize.placement measured", reason=reason)
 
 
 def _check_native(spec: JobSpec, calibration: CalibrationSpec, images: int | None) -> None:
@@ -61,6 +79,9 @@ def _check_native(spec: JobSpec, calibration: CalibrationSpec, images: int | Non
         return
     if spec.engine is None or spec.engine.backend != "tensorrt":
         raise UnsupportedOption(option=calibration.method, reason="it needs engine.backend tensorrt; use entropy or minmax")
+    if spec.quantize.equalize:
+        reason = f"{calibration.method} calibrates the model as it is"
+        raise UnsupportedOption(option="quantize.equalize with a native method", reason=reason)
     if images is not None and images < calibration.batch_size:
         reason = "a native calibrator takes whole batches"
         raise DatasetTooSmall(images=images, needed=calibration.batch_size, reason=reason)

@@ -17,13 +17,19 @@ _CANNOT_STAND_ALONE = 3
 _INTERNAL, _EXTERNAL = "internal", "external"
 
 
+def compile_kernel(function: Callable[..., Any], signature: Any) -> Any:
+    """Return numba's dispatcher of a function compiled for one signature."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
+    return njit(signature, **options)(function)
+
+
 def build_code(function: Callable[..., Any], signature: Any) -> tuple[bytes, int]:
     """Return (code, entry point) of a function of numba's, compiled for this CPU. Raises LinkError.
 
     The calling convention is numba's: `int32 kernel(result*, error**, ...)`, where the signature's arguments are
     numbers and pointers.
     """
-    compiled = njit(signature, nogil=True, error_model="numpy", no_cpython_wrapper=True)(function)
+    compiled = compile_kernel(function, signature)
     overload = next(iter(compiled.overloads.values()))
     module = llvm.parse_assembly(next(iter(compiled.inspect_llvm().values())))
     for value in (*module.functions, *module.global_variables):

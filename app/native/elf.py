@@ -49,7 +49,12 @@ def link_object(content: bytes, entry: str) -> tuple[bytes, int]:
         if section.kind == _RELA and section.info in places:
             symbols = _parse_symbols(content, sections, section.link)
             _relocate(image, _entries(content, section, _RELOCATION), places[section.info], _addresses(symbols, places))
-    symbols = [symbol for number, section in enumerate(sections) if section.kind == _SYMTAB for symbol in _parse_symbols(content, sections, number)]
+    symbols = [
+        symbol
+        for number, section in enumerate(sections)
+        if section.kind == _SYMTAB
+        for symbol in _parse_symbols(content, sections, number)
+    ]
     found = [places[symbol.section] + symbol.value for symbol in symbols if symbol.name == entry and symbol.section in places]
     if len(found) != 1:
         raise LinkError(f"the object has {len(found)} functions named {entry}")

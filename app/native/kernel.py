@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +45,13 @@ def load_kernel(module: str, name: str, arguments: int) -> Kernel:
 
 def jit_kernel(module: str, name: str, arguments: int) -> Kernel:
     """Return the kernel compiled by numba in this process."""
-    from numba import cfunc
+    from app.native.build import compile_kernel
 
     kernels = importlib.import_module(module)
-    compiled = cfunc(kernels.SIGNATURES[name], nopython=True, error_model="numpy")(getattr(kernels, name))
-    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)
-    function = prototype(compiled.address)
-    setattr(function, "keeps", compiled)  # noqa: B010 - the code lives as long as the function
-    return function
+    compiled = compile_kernel(getattr(kernels, name), kernels.SIGNATURES[name])
+    overload = next(iter(compiled.overloads.values()))
+    address = overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
+    return _Kernel(address, arguments, compiled)
 
 
 def save_code(path: Path, code: bytes, entry: int) -> None:
@@ -99,7 +99,7 @@ def _is_writable(folder: Path) -> bool:
 @cache
 def _key(module: str) -> str:
     sources = [source for name in (module, "app.observers.layout", "app.native.build") for source in [_source(name)]]
-    return hashlib.sha256("\n".join([*sources, metadata.version("numba"), _cpu()]).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join([*sources, metadata.version("numba"), describe_cpu()]).encode()).hexdigest()[:32]
 
 
 def _source(module: str) -> str:
@@ -109,7 +109,8 @@ def _source(module: str) -> str:
     return Path(spec.origin).read_text(encoding="utf-8")
 
 
-def _cpu() -> str:
+def describe_cpu() -> str:
+    """Return what code and memory layouts for this CPU depend on: architecture, model and instruction sets."""
     facts = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     told = [line for line in facts if line.startswith(("model name", "flags", "Features"))]
     return "\n".join([platform.machine(), *sorted(set(told))])
@@ -123,15 +124,15 @@ def _from_code(body: bytes, arguments: int) -> Kernel:
     # Never writable and executable at the same time.
     if ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(address), len(code), _PROT_READ | _PROT_EXEC):
         raise OSError(ctypes.get_errno(), "memory cannot be made executable")
-    prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * arguments)
-    return _Numba(prototype(address + entry), memory)
+    return _Kernel(address + entry, arguments, memory)
 
 
-class _Numba:
+class _Kernel:
     """A function of numba's calling convention: `int32 f(int64* result, void** error, ...)`."""
 
-    def __init__(self, function: Callable[..., int], memory: mmap.mmap) -> None:
-        self._function, self._memory = function, memory
+    def __init__(self, address: int, arguments: int, keeps: Any) -> None:
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * arguments)
+        self._function, self._keeps = prototype(address), keeps
 
     def __call__(self, *arguments: int) -> int:
         result, error = ctypes.c_int64(), ctypes.c_void_p()

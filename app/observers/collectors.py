@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from app.errors import CalibrationNonfinite
-from app.observers.counting import Counter, Regions, State
+from app.observers.counting import Counter, Located, State
 from app.observers.layout import COLUMNS, NEEDS_RANGE, NO_EXTREMES
-from app.observers.regions import RegionPlan
+from app.observers.parts import Parts
 from app.quant.histogram import (
+    MIN_EXPONENT,
     SEARCH_BINS,
     SIDE_BINS,
-    MIN_EXPONENT,
     MergeableHistogram,
     Side,
     TensorrtHistogram,
@@ -45,9 +45,9 @@ def absmax_from_extremes(extremes: npt.NDArray[np.int64]) -> float:
     return max(-minimum, maximum, 0.0)
 
 
-def fresh_extremes(regions: RegionPlan) -> npt.NDArray[np.int64]:
+def fresh_extremes(parts: Parts) -> npt.NDArray[np.int64]:
     """Return int64[R, 3] extremes of regions that have seen nothing."""
-    return np.tile(np.array(NO_EXTREMES, np.int64), (len(regions), 1))
+    return np.tile(np.array(NO_EXTREMES, np.int64), (len(parts), 1))
 
 
 @dataclass(frozen=True)
@@ -55,33 +55,33 @@ class Seen:
     """Regions of one pass, from number `first` on; its images' place in the stream, and how many they are."""
 
     first: int
-    regions: Regions
+    regions: Located
     first_image: int
     images: int
 
 
-def raise_nonfinite(plan: RegionPlan, bad: int, seen: Seen) -> None:
+def raise_nonfinite(parts: Parts, bad: int, seen: Seen) -> None:
     """Raise CalibrationNonfinite for the first bad value of a region."""
     size = int(seen.regions.sizes[bad])
     values = seen.regions.arrays[bad].ravel()[:size]
     image = seen.first_image + int(np.argmin(np.isfinite(values))) * seen.images // size
-    raise CalibrationNonfinite(tensor=plan.names[seen.first + bad], image=image)
+    raise CalibrationNonfinite(tensor=parts.names[seen.first + bad], image=image)
 
 
 class MergeableCollector:
     """Mergeable histograms of all regions; one of these a thread, merged in any order."""
 
-    def __init__(self, plan: RegionPlan) -> None:
-        self._plan = plan
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._counter = Counter()
-        self._done: list[MergeableHistogram] = [empty_mergeable() for _ in range(len(plan))]
+        self._done: list[MergeableHistogram] = [empty_mergeable() for _ in range(len(parts))]
         self._reset()
 
     def _reset(self) -> None:
         # Fresh memory costs nothing until it is counted into; many regions have no negative side.
-        regions = len(self._plan)
+        regions = len(self._parts)
         self._elements = 0
-        self._extremes = fresh_extremes(self._plan)
+        self._extremes = fresh_extremes(self._parts)
         self._counts = np.zeros((regions, 2, COLUMNS), np.uint32)
         self._exponents = np.full((regions, 2), MIN_EXPONENT, np.int32)
         self._state = State(self._extremes, self._counts, self._exponents)
@@ -90,7 +90,7 @@ class MergeableCollector:
         """Count a part of a pass; raises CalibrationNonfinite."""
         bad = self._counter.count_mergeable(seen.regions, self._state, seen.first)
         if bad >= 0:
-            raise_nonfinite(self._plan, bad, seen)
+            raise_nonfinite(self._parts, bad, seen)
         self._elements += seen.regions.largest
         if self._elements > _SPILL_ELEMENTS:
             self._spill()
@@ -116,9 +116,7 @@ class MergeableCollector:
 class TensorrtPart:
     """Counts of a part of one batch on TensorRT's grid: one thread's share."""
 
-    def __init__(
-        self, extremes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], widths: npt.NDArray[np.float32]
-    ) -> None:
+    def __init__(self, extremes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], widths: npt.NDArray[np.float32]) -> None:
         self.extremes, self.counts, self.widths = extremes, counts, widths
         self.state = State(extremes, counts, widths)
 
@@ -126,19 +124,19 @@ class TensorrtPart:
 class TensorrtCollector:
     """TensorRT's histograms of all regions, batch by batch; the parts of one batch may be counted by many threads."""
 
-    def __init__(self, plan: RegionPlan) -> None:
-        self._plan = plan
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._lock = threading.Lock()
-        self._done: list[TensorrtHistogram] = [empty_tensorrt() for _ in range(len(plan))]
-        self._extremes = fresh_extremes(plan)
-        self._widths = np.zeros(len(plan), np.float32)
+        self._done: list[TensorrtHistogram] = [empty_tensorrt() for _ in range(len(parts))]
+        self._extremes = fresh_extremes(parts)
+        self._widths = np.zeros(len(parts), np.float32)
 
     def measure(self, counter: Counter, seen: Seen) -> None:
         """Look at the extremes of a part of the batch alone, for the first ranges; raises CalibrationNonfinite."""
         part = self.start_part()
         bad = counter.measure_extremes(seen.regions, part.state, seen.first)
         if bad >= 0:
-            raise_nonfinite(self._plan, bad, seen)
+            raise_nonfinite(self._parts, bad, seen)
         self._add_extremes(part.extremes)
 
     def set_first_ranges(self) -> None:
@@ -148,14 +146,14 @@ class TensorrtCollector:
 
     def start_part(self) -> TensorrtPart:
         """Return empty counts for a thread's share of the next batch."""
-        counts = np.zeros((len(self._plan), 2, SEARCH_BINS + 1), np.int64)
-        return TensorrtPart(fresh_extremes(self._plan), counts, self._widths.copy())
+        counts = np.zeros((len(self._parts), 2, SEARCH_BINS + 1), np.int64)
+        return TensorrtPart(fresh_extremes(self._parts), counts, self._widths.copy())
 
     def count(self, counter: Counter, part: TensorrtPart, seen: Seen) -> bool:
         """Count a part of a pass; False where a region needs its first range before. Raises CalibrationNonfinite."""
         bad = counter.count_tensorrt(seen.regions, part.state, seen.first)
         if bad >= 0:
-            raise_nonfinite(self._plan, bad, seen)
+            raise_nonfinite(self._parts, bad, seen)
         return bad != NEEDS_RANGE
 
     def _add_extremes(self, extremes: npt.NDArray[np.int64]) -> None:

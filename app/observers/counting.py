@@ -13,14 +13,16 @@ _MODULE = "app.observers.kernels"
 _ARGUMENTS = 12
 
 
-class Regions:
+class Located:
     """What one call counts: of region r the first `sizes[r]` values of `arrays[r]`, clamped to `clamps[r]`.
 
     arrays: float32, contiguous · clamps: float32[R, 2], low and high, infinite for none. Addresses are read once, for a
     pass may take less time than reading them.
     """
 
-    def __init__(self, arrays: Sequence[npt.NDArray[np.float32]], sizes: Sequence[int], clamps: npt.NDArray[np.float32]) -> None:
+    def __init__(
+        self, arrays: Sequence[npt.NDArray[np.float32]], sizes: Sequence[int], clamps: npt.NDArray[np.float32]
+    ) -> None:
         self.arrays = arrays
         self.sizes = np.array(sizes, np.int64)
         self._clamps = np.ascontiguousarray(clamps, np.float32)
@@ -55,7 +57,7 @@ class Counter:
     _floats: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(BLOCK + 1, np.float32))
     _indices: npt.NDArray[np.uint16] = field(default_factory=lambda: np.empty(BLOCK, np.uint16))
 
-    def count_mergeable(self, regions: Regions, state: State, first: int = 0) -> int:
+    def count_mergeable(self, regions: Located, state: State, first: int = 0) -> int:
         """Count onto the grid of powers of two; return OK or the first bad region, from `first` on.
 
         state: extremes int64[R, 3] · counts uint32[R, 2 sub-histograms, COLUMNS] · exponents int32[R, 2 signs], bin
@@ -63,11 +65,11 @@ class Counter:
         """
         return self._call("count_mergeable", regions, state.at(first))
 
-    def measure_extremes(self, regions: Regions, state: State, first: int = 0) -> int:
+    def measure_extremes(self, regions: Located, state: State, first: int = 0) -> int:
         """Update the extremes alone; return OK or the first bad region. state: as of count_tensorrt."""
         return self._call("measure_extremes", regions, state.at(first))
 
-    def count_tensorrt(self, regions: Regions, state: State, first: int = 0) -> int:
+    def count_tensorrt(self, regions: Located, state: State, first: int = 0) -> int:
         """Count onto TensorRT's grid, within one batch; return OK, NEEDS_RANGE or the first bad region.
 
         state: extremes int64[R, 3] · counts int64[R, 2 sub-histograms, 2049]: the last bin holds values of exactly the
@@ -76,7 +78,7 @@ class Counter:
         """
         return self._call("count_tensorrt", regions, state.at(first))
 
-    def _call(self, name: str, regions: Regions, state: list[int]) -> int:
+    def _call(self, name: str, regions: Located, state: list[int]) -> int:
         if not regions.arrays:
             return OK
         extremes, *rest = state

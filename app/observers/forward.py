@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from app.observers.counting import Regions
+from app.observers.counting import Located
+from app.observers.parts import Parts
 from app.observers.prepared import Prepared, Segment
-from app.observers.regions import RegionPlan
 from app.observers.session import RUNTIME_ERRORS, open_session, run_session
 
 Batch = npt.NDArray[np.float32]
 #: Gets the number of the first of some regions, and where their values are.
-Visit = Callable[[int, Regions], None]
+Visit = Callable[[int, Located], None]
 
 #: Tensors start at multiples of this many bytes.
 _ALIGNMENT = 64
@@ -71,7 +71,7 @@ def place_tensors(prepared: Prepared) -> _Places:
 def _find_lives(prepared: Prepared) -> dict[str, tuple[int, int]]:
     lives = {prepared.plan.input: (0, 0)}
     for number, segment in enumerate(prepared.segments):
-        lives.update({name: (number, number) for name in segment.outputs})
+        lives.update(dict.fromkeys(segment.outputs, (number, number)))
         lives.update({name: (lives[name][0], number) for name in segment.inputs})
     return lives
 
@@ -85,15 +85,15 @@ def _size(prepared: Prepared, name: str) -> int:
 class Pass:
     """One thread's passes: the runtime writes all tensors into its memory, and no activation is ever copied."""
 
-    def __init__(self, forward: Forward, plan: RegionPlan) -> None:
-        self._forward, self._plan = forward, plan
+    def __init__(self, forward: Forward, parts: Parts) -> None:
+        self._forward, self._parts = forward, parts
         self._prepared = forward.prepared
         places = place_tensors(self._prepared)
         memory = np.zeros(places.size + _ALIGNMENT, np.uint8)
         aligned = memory[-memory.ctypes.data % _ALIGNMENT :][: places.size]
         self._values = {name: self._view(aligned, name, start) for name, start in places.starts.items()}
         self._bindings = [self._bind(number) for number in range(len(forward.sessions))]
-        self._regions = [self._locate(part, self._values, self._prepared.images) for part in range(plan.parts)]
+        self._located = [self._locate(part, self._values, self._prepared.images) for part in range(len(parts.firsts))]
 
     def _view(self, memory: npt.NDArray[np.uint8], name: str, start: int) -> np.ndarray:
         tensor = self._prepared.tensors[name]
@@ -132,17 +132,17 @@ class Pass:
 
     def _visit(self, part: int, images: int, visit: Visit) -> None:
         whole = images == self._prepared.images
-        visit(self._plan.firsts[part], self._regions[part] if whole else self._locate(part, self._values, images))
+        visit(self._parts.firsts[part], self._located[part] if whole else self._locate(part, self._values, images))
 
     def _run_unbound(self, first: int, values: Mapping[str, np.ndarray], images: int, visit: Visit) -> None:
         known = dict(values)
         name = self._prepared.plan.input
         known[name] = known[name].astype(self._prepared.tensors[name].dtype)
-        for number in range(first, self._plan.parts):
+        for number in range(first, len(self._parts.firsts)):
             if self._forward.sessions:
                 segment = self._prepared.segments[number]
                 known |= _run(self._forward.sessions[number], segment, known, known[name].shape)
-            visit(self._plan.firsts[number], self._locate(number, known, images))
+            visit(self._parts.firsts[number], self._locate(number, known, images))
 
-    def _locate(self, part: int, values: Mapping[str, np.ndarray], images: int) -> Regions:
-        return self._plan.locate(part, values, (images, self._prepared.images))
+    def _locate(self, part: int, values: Mapping[str, np.ndarray], images: int) -> Located:
+        return self._parts.locate(part, values, (images, self._prepared.images))

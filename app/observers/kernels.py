@@ -12,7 +12,11 @@ the largest as unsigned and the smallest as unsigned number, which are enough to
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray, njit, types
+from numba import (
+    carray,  # pyright: ignore[reportPrivateImportUsage] - public by its documentation
+    njit,
+    types,
+)
 
 from app.observers.layout import BLOCK, COLUMNS, NEEDS_RANGE, OK, SIDE, TENSORRT_BINS, ZERO_BINS
 
@@ -24,17 +28,19 @@ Counts32 = npt.NDArray[np.uint32]
 
 _LAST_SLOT = ZERO_BINS - 1
 #: values, their bits, starts, sizes, clamps, number of regions, extremes
-_REGIONS = (
-    types.CPointer(types.float32),
-    types.CPointer(types.int32),
-    types.CPointer(types.int64),
-    types.CPointer(types.int64),
-    types.CPointer(types.float32),
-    types.int64,
-    types.CPointer(types.int64),
+_REGIONS = types.Tuple(
+    (
+        types.CPointer(types.float32),
+        types.CPointer(types.int32),
+        types.CPointer(types.int64),
+        types.CPointer(types.int64),
+        types.CPointer(types.float32),
+        types.int64,
+        types.CPointer(types.int64),
+    )
 )
-#: memory of BLOCK values, their bits, of BLOCK indices
-_SCRATCH = (types.CPointer(types.float32), types.CPointer(types.int32), types.CPointer(types.uint16))
+#: memory of BLOCK + 1 values, their bits, of BLOCK indices
+_SCRATCH = types.Tuple((types.CPointer(types.float32), types.CPointer(types.int32), types.CPointer(types.uint16)))
 
 inlined = njit(nogil=True, error_model="numpy", inline="always")
 
@@ -46,7 +52,7 @@ def _clamp(block: Floats, low: float, high: float, clamped: Floats) -> None:
 
 
 @inlined
-def _is_nonfinite(bits: Bits) -> bool:
+def _is_nonfinite(bits: Bits) -> np.bool_:
     worst = np.int32(0)
     for j in range(bits.size):
         worst = max(worst, np.int32(bits[j] & np.int32(0x7FFFFFFF)))
@@ -122,15 +128,19 @@ def _scatter(indices: Indices, size: int, even: npt.NDArray[np.integer], odd: np
         even[indices[j]] += np.uint32(1)
 
 
-def count_mergeable(floats, integers, starts, sizes, clamps, regions, extremes, scratch, scratch_bits, scratch_indices, counts, exponents):  # fmt: skip
+def count_mergeable(regions, scratch, counts, exponents):
     """Count onto the grid of powers of two; see `app.observers.counting`."""
-    clamped, clamped_bits, indices = carray(scratch, BLOCK + 1), carray(scratch_bits, BLOCK + 1), carray(scratch_indices, BLOCK)
-    low_high, seen = carray(clamps, 2 * regions), carray(extremes, 3 * regions)
-    for region in range(regions):
+    floats, integers, starts, sizes, clamps, number, extremes = regions
+    clamped, clamped_bits, indices = carray(scratch[0], BLOCK + 1), carray(scratch[1], BLOCK + 1), carray(scratch[2], BLOCK)
+    low_high, seen = carray(clamps, 2 * number), carray(extremes, 3 * number)
+    for region in range(number):
         start, size = starts[region], sizes[region]
         values, bits = carray(floats, start + size), carray(integers, start + size)
         low, high, limits = low_high[2 * region], low_high[2 * region + 1], seen[3 * region : 3 * region + 3]
-        own, both = carray(counts, (region + 1) * 2 * COLUMNS)[region * 2 * COLUMNS :], carray(exponents, 2 * region + 2)[2 * region :]
+        own, both = (
+            carray(counts, (region + 1) * 2 * COLUMNS)[region * 2 * COLUMNS :],
+            carray(exponents, 2 * region + 2)[2 * region :],
+        )
         for first in range(start, start + size, BLOCK):
             last = min(first + BLOCK, start + size)
             block, block_bits = values[first:last], bits[first:last]
@@ -150,11 +160,12 @@ def count_mergeable(floats, integers, starts, sizes, clamps, regions, extremes, 
     return OK
 
 
-def measure_extremes(floats, integers, starts, sizes, clamps, regions, extremes, scratch, scratch_bits, scratch_indices, counts, widths):  # fmt: skip
+def measure_extremes(regions, scratch, counts, widths):
     """Update the extremes alone; see `app.observers.counting`."""
-    clamped, clamped_bits = carray(scratch, BLOCK), carray(scratch_bits, BLOCK)
-    low_high, seen = carray(clamps, 2 * regions), carray(extremes, 3 * regions)
-    for region in range(regions):
+    floats, integers, starts, sizes, clamps, number, extremes = regions
+    clamped, clamped_bits = carray(scratch[0], BLOCK), carray(scratch[1], BLOCK)
+    low_high, seen = carray(clamps, 2 * number), carray(extremes, 3 * number)
+    for region in range(number):
         start, size = starts[region], sizes[region]
         values, bits = carray(floats, start + size), carray(integers, start + size)
         for first in range(start, start + size, BLOCK):
@@ -178,7 +189,7 @@ def _fold_tensorrt(counts: Extremes) -> None:
 
 
 @inlined
-def _absmax(block: Floats) -> float:
+def _absmax(block: Floats) -> np.float32:
     absmax = np.float32(0)
     for j in range(block.size):
         absmax = max(absmax, abs(block[j]))
@@ -191,11 +202,12 @@ def _index_tensorrt(block: Floats, width: float, indices: Indices) -> None:
         indices[j] = np.uint16(np.int32(abs(block[j]) / width))
 
 
-def count_tensorrt(floats, integers, starts, sizes, clamps, regions, extremes, scratch, scratch_bits, scratch_indices, counts, widths):  # fmt: skip
+def count_tensorrt(regions, scratch, counts, widths):
     """Count onto TensorRT's grid, within one batch; see `app.observers.counting`."""
-    clamped, clamped_bits, indices = carray(scratch, BLOCK), carray(scratch_bits, BLOCK), carray(scratch_indices, BLOCK)
-    low_high, seen, bins = carray(clamps, 2 * regions), carray(extremes, 3 * regions), TENSORRT_BINS + 1
-    for region in range(regions):
+    floats, integers, starts, sizes, clamps, number, extremes = regions
+    clamped, clamped_bits, indices = carray(scratch[0], BLOCK), carray(scratch[1], BLOCK), carray(scratch[2], BLOCK)
+    low_high, seen, bins = carray(clamps, 2 * number), carray(extremes, 3 * number), TENSORRT_BINS + 1
+    for region in range(number):
         start, size = starts[region], sizes[region]
         values, bits = carray(floats, start + size), carray(integers, start + size)
         own = carray(counts, (region + 1) * 2 * bins)[region * 2 * bins :]
@@ -220,10 +232,10 @@ def count_tensorrt(floats, integers, starts, sizes, clamps, regions, extremes, s
     return OK
 
 
-_TENSORRT = (*_REGIONS, *_SCRATCH, types.CPointer(types.int64), types.CPointer(types.float32))
+_TENSORRT = (_REGIONS, _SCRATCH, types.CPointer(types.int64), types.CPointer(types.float32))
 #: The numba signature of each kernel.
 SIGNATURES = {
-    "count_mergeable": types.int64(*_REGIONS, *_SCRATCH, types.CPointer(types.uint32), types.CPointer(types.int32)),
+    "count_mergeable": types.int64(_REGIONS, _SCRATCH, types.CPointer(types.uint32), types.CPointer(types.int32)),
     "measure_extremes": types.int64(*_TENSORRT),
     "count_tensorrt": types.int64(*_TENSORRT),
 }

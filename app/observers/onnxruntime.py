@@ -5,27 +5,21 @@ and neither the forward pass nor the counting holds the GIL.
 """
 
 import os
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from app.errors import DatasetTooSmall
+from app.observers.derived import Passes, derive_histograms
 from app.observers.forward import Forward
-from app.observers.views import count_padding
+from app.observers.parts import make_parts
 from app.observers.prepared import Prepared
 from app.observers.regions import make_regions
 from app.observers.streams import MergeableStream, Stream, TensorrtStream
-from app.quant.histogram import Histogram, MergeableHistogram, add_zeros, relu_of_mergeable
 from app.quant.observation import Grid, Observation
-
-Report = Callable[[dict[str, Any]], None]
-
-_REPORT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,9 +38,10 @@ class Observer:
         """Open a prepared model; raises CalibrationProblem where onnxruntime does not load it."""
         self._prepared = prepared
         self._spec = spec
-        self._regions = make_regions(prepared, spec.grid)
+        self._regions = make_regions(prepared.plan, spec.grid)
+        self._parts = make_parts(prepared, self._regions)
         make = MergeableStream if spec.grid == "mergeable" else TensorrtStream
-        self._stream: Stream = make(Forward(prepared), self._regions, spec.threads)
+        self._stream: Stream = make(Forward(prepared), self._parts, spec.threads)
 
     def __enter__(self) -> Self:
         return self
@@ -75,34 +70,10 @@ class Observer:
 
     def observation(self) -> Observation:
         """Return what was observed so far; more may be added. Raises as add does, DatasetTooSmall without images."""
-        regions = self._stream.finish()
+        counted = self._parts.by_region(self._stream.finish())
         if not self._stream.images:
             raise DatasetTooSmall(images=0, needed=1, reason="calibration measures activations on images")
-        histograms: dict[str, Histogram] = {}
-        for name, view in self._prepared.plan.views.items():
-            histogram = regions[self._regions.region_of[name]]
-            if name in self._regions.rectified and isinstance(histogram, MergeableHistogram):
-                histogram = relu_of_mergeable(histogram)
-            zeros = count_padding(self._prepared.tensors[view.source].shape, view) // self._prepared.images
-            histograms[name] = add_zeros(histogram, zeros * self._stream.images)
-        return Observation(self._spec.grid, self._stream.images, histograms)
-
-
-def observe(
-    observer: Observer, batches: Iterable[npt.NDArray[np.float32]], report: Report
-) -> Observation:
-    """Return the histograms of all that the observer counts over all batches.
-
-    Batches are `float32[N, C, H, W]` (or NHWC, as the model takes it) in sorted path order. Reports
-    `{"progress": [images done, total or None]}`. Raises CalibrationNonfinite, DatasetTooSmall, CalibrationProblem.
-    """
-    reported_at = time.monotonic()
-    with observer:
-        for batch in batches:
-            observer.add(batch)
-            if time.monotonic() - reported_at >= _REPORT_SECONDS:
-                reported_at = time.monotonic()
-                report({"progress": [observer.images, observer.total_images]})
-        observation = observer.observation()
-    report({"progress": [observation.images, observer.total_images]})
-    return observation
+        shapes = {name: tensor.shape for name, tensor in self._prepared.tensors.items()}
+        passes = Passes(self._stream.images, self._prepared.images, shapes)
+        histograms = derive_histograms(self._prepared.plan, self._regions, counted, passes)
+        return Observation(self._spec.grid, passes.images, histograms)

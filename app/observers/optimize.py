@@ -13,6 +13,7 @@ from app.observers.session import RUNTIME_ERRORS, make_options
 _BLOCK_CHANNELS = 16
 _MAX_PROTOBUF_BYTES = 1_900_000_000
 WEIGHTS = "weights.bin"
+_BESIDE = "model.bin"
 
 
 def optimize_model(model: onnx.ModelProto, fetched: Sequence[str], folder: Path) -> onnx.ModelProto:
@@ -26,16 +27,21 @@ def optimize_model(model: onnx.ModelProto, fetched: Sequence[str], folder: Path)
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetched)
     plain, optimized = folder / "plain.onnx", folder / "optimized.onnx"
-    large = model.ByteSize() > _MAX_PROTOBUF_BYTES
-    onnx.save_model(model, plain, save_as_external_data=large, location="plain.bin")
+    save_model(model, plain)
     try:
         graph = _optimized(plain, optimized)
     except RUNTIME_ERRORS as error:
         raise CalibrationProblem(reason=f"onnxruntime cannot load the model: {error}") from None
-    for path in (plain, optimized, folder / "plain.bin"):
+    for path in (plain, optimized, folder / _BESIDE):
         path.unlink(missing_ok=True)
     _drop_reorders(graph, set(fetched))
     return graph
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, its weights beside it where the file would be too large."""
+    large = model.ByteSize() > _MAX_PROTOBUF_BYTES
+    onnx.save_model(model, path, save_as_external_data=large, location=_BESIDE)
 
 
 def _optimized(plain: Path, optimized: Path) -> onnx.ModelProto:

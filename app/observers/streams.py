@@ -13,7 +13,7 @@ from app.errors import CalibrationProblem
 from app.observers.collectors import MergeableCollector, Seen, TensorrtCollector, TensorrtPart
 from app.observers.counting import Counter
 from app.observers.forward import Batch, Forward, Pass
-from app.observers.regions import RegionPlan
+from app.observers.parts import Parts
 from app.quant.histogram import Histogram, merge_mergeable
 
 #: How much a thread takes at a time: so many passes, as long as they compute no more than so many values.
@@ -45,15 +45,15 @@ class Stream(Protocol):
 class MergeableStream:
     """Passes of the model's own size, whatever the batches' is; every thread has its counts."""
 
-    def __init__(self, forward: Forward, plan: RegionPlan, threads: int) -> None:
+    def __init__(self, forward: Forward, parts: Parts, threads: int) -> None:
         self._pass_images = forward.prepared.images
         # A thread takes several passes at a time where they are short.
         self._portion_images = self._pass_images * max(1, min(_PORTION_PASSES, _PORTION_VALUES // forward.prepared.pass_values))
         self._executor = ThreadPoolExecutor(threads, "observe")
-        self._collectors = [MergeableCollector(plan) for _ in range(threads)]
+        self._collectors = [MergeableCollector(parts) for _ in range(threads)]
         self._idle: SimpleQueue[tuple[Pass, MergeableCollector]] = SimpleQueue()
         for collector in self._collectors:
-            self._idle.put((Pass(forward, plan), collector))
+            self._idle.put((Pass(forward, parts), collector))
         self._running: deque[Future[int]] = deque()
         self._most_running = 2 * threads
         self._waiting: list[Batch] = []
@@ -108,11 +108,11 @@ class MergeableStream:
 class TensorrtStream:
     """One batch at a time, its passes dealt to the threads; the first batch is run twice, for its ranges."""
 
-    def __init__(self, forward: Forward, plan: RegionPlan, threads: int) -> None:
+    def __init__(self, forward: Forward, parts: Parts, threads: int) -> None:
         self._pass_images = forward.prepared.images
         self._executor = ThreadPoolExecutor(threads, "observe")
-        self._collector = TensorrtCollector(plan)
-        self._lanes = [(Pass(forward, plan), Counter()) for _ in range(threads)]
+        self._collector = TensorrtCollector(parts)
+        self._lanes = [(Pass(forward, parts), Counter()) for _ in range(threads)]
         self.images = 0
 
     def add(self, batch: Batch) -> None:
@@ -130,11 +130,11 @@ class TensorrtStream:
         self._collector.set_first_ranges()
 
     def _count(self, batch: Batch) -> bool:
-        parts = [self._collector.start_part() for _ in self._lanes]
-        counted = self._deal(batch, [partial(_count_part, self._collector, part) for part in parts])
+        shares = [self._collector.start_part() for _ in self._lanes]
+        counted = self._deal(batch, [partial(_count_part, self._collector, part) for part in shares])
         if False in counted:
             return False
-        self._collector.end_batch(parts)
+        self._collector.end_batch(shares)
         return True
 
     def _deal(self, batch: Batch, uses: Sequence[Callable[[Counter, Seen], bool | None]]) -> list[bool | None]:

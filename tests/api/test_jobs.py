@@ -218,6 +218,21 @@ def test_one_shot(http: httpx.Client) -> None:
     assert http.get("/v1/models/one-shot").status_code == 200
 
 
+def test_latency_stands_beside_accuracy(http: httpx.Client) -> None:
+    judge = {"images": 100, "latency": True}
+    job = succeeded(run(http, {"calibration": {"method": "minmax"}, "judge": judge}))
+    report = http.get(job["report_url"]).json()
+    measured = report["latency"]["precisions"]
+    assert report["latency"]["batch"] == 8
+    assert all(0 < measured[name]["median_ms"] <= measured[name]["p99_ms"] for name in ("fp32", "int8"))
+    is_slower = measured["int8"]["median_ms"] >= measured["fp32"]["median_ms"]
+    assert ("int8_not_faster" in job["warnings"]) == is_slower
+    untimed = succeeded(run(http, {"calibration": {"method": "minmax"}, "judge": {"images": 100}}))
+    assert "latency" not in http.get(untimed["report_url"]).json()
+    float_engine = {"engine": {"precision": "fp32"}, "calibration": None, "judge": {"latency": True}}
+    assert_problem(http.post("/v1/jobs", json=DATASET | float_engine), 422, "invalid-spec")
+
+
 def test_rtx_plan_for_gpus_that_are_not_here(http: httpx.Client) -> None:
     if "rtx" not in http.get("/v1/workers").json()["items"][0]["capabilities"]:
         pytest.skip("tensorrt-rtx-cu13 is not installed")
@@ -227,6 +242,14 @@ def test_rtx_plan_for_gpus_that_are_not_here(http: httpx.Client) -> None:
     assert document["compute_capability"] == ["8.6", "8.9"]
     assert document["bytes"] > 1000
     assert http.get(job["report_url"]).json()["agreement"] > 0.9
+    assert http.get(document["plan_url"], params={"compute_capability": "8.9"}).status_code == 200
+    elsewhere = http.get(document["plan_url"], params={"compute_capability": "9.0"})
+    assert_problem(elsewhere, 409, "engine-target-mismatch")
+    assert_problem(http.post(elsewhere.json()["rebuild"]), 422, "compute-capability-unsupported")
+    again = http.post(f"/v1/engines/{job['engine_id']}/rebuild", params={"compute_capability": "8.6"})
+    assert again.status_code == 202
+    assert again.json()["spec"]["engine"]["compute_capability"] == ["8.6"]
+    http.post(f"/v1/jobs/{again.json()['id']}/cancel")
     half = {"backend": "tensorrt-rtx", "compute_capability": "8.6", "precision": "fp16"}
     assert succeeded(run(http, {"dataset": None, "calibration": None, "engine": half}))["table_id"] is None
     turing = http.post("/v1/jobs", json=DATASET | {"engine": engine | {"compute_capability": "7.5"}})

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from app.client.commands.bench_gpu import measure_gpu
 from app.client.options import grouped
 from app.client.problems import LocalProblem
 from app.client.session import Session, session_of
 from app.errors import Problem
 
 bench = typer.Typer(help="Measure on this machine, without a server.", no_args_is_help=True)
+bench.command("gpu")(measure_gpu)
 
 _COLUMNS = ("net", "images", "what", "seconds", "x plain", "with start", "peak MB", "x plain MB", "same amax")
 

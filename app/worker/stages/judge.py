@@ -8,9 +8,12 @@ from app.db.rows import EngineRow, ReportRow, TableRow
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
 from app.worker.stages.derive import taken_images
+from app.worker.stages.latency import latency_warnings, measure_latency
 from app.worker.stages.quantize import find_or_quantize
+from app.worker.stages.twins import find_or_build_twin
 
 STEP = "app.worker.steps.judge:judge"
+PLANS_STEP = "app.worker.steps.judge:judge_on_gpu"
 
 
 def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
@@ -23,15 +26,30 @@ def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
 
 
 def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
-    # A plan for a GPU is judged by the Q/DQ model that it was built from: the same arithmetic, on this CPU.
-    tested = engine.plan if engine.backend == "onnxruntime" else find_or_quantize(run, table).body
-    run.enter("judge")
-    report = run.child(STEP, _request(run, tested, table))
+    is_tensorrt = engine.backend == "tensorrt"
+    report = _judge_plans(run, engine, table) if is_tensorrt else _judge_models(run, engine, table)
+    if run.job.spec.judge.latency:
+        report["latency"] = measure_latency(run, engine)
+        report["warnings"] += latency_warnings(engine.backend, report["latency"]["precisions"])
     row = ReportRow(key=keys.judge_key(run.job, engine.key), engine_id=engine.id, report=report)
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)
     run.fail_point("after")
     return row
+
+
+def _judge_models(run: Run, engine: EngineRow, table: TableRow) -> dict[str, Any]:
+    # A plan for a GPU that is not here is judged by the Q/DQ model that it was built from: the same arithmetic.
+    tested = engine.plan if engine.backend == "onnxruntime" else find_or_quantize(run, table).body
+    run.enter("judge")
+    return run.child(STEP, _request(run, tested, table))
+
+
+def _judge_plans(run: Run, engine: EngineRow, table: TableRow) -> dict[str, Any]:
+    half = find_or_build_twin(run, "fp16")
+    run.enter("judge")
+    beside = {"fp16": str(run.worker.blobs.fetch(half.plan))}
+    return run.child(PLANS_STEP, _request(run, engine.plan, table) | {"beside": beside})
 
 
 def _request(run: Run, tested: str, table: TableRow) -> dict[str, Any]:

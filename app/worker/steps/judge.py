@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from app.engines.judge_plans import JudgedPlans, judge_plans
 from app.engines.judge_run import JudgedModels
 from app.engines.judge_run import judge as judge_models
 from app.spec import JobSpec
@@ -22,6 +23,15 @@ def judge(request: dict[str, Any], report: Report) -> dict[str, Any]:
     "spec": JobSpec, "limits": InputLimits}. Raises JudgeProblem, EngineProblem, ImageCorrupt.
     """
     return judge_file(request, Path(request["tested"]), report)
+
+
+def judge_on_gpu(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Return the report of a TensorRT plan and of those beside it: {"beside": {precision: path}} more than `judge` asks."""
+    files, source = judge_files(request, JobSpec.model_validate(request["spec"]))
+    beside = {name: Path(path) for name, path in request["beside"].items()}
+    threads = len(os.sched_getaffinity(0))
+    plans = JudgedPlans(Path(request["model"]), Path(request["tested"]), beside, threads, len(files))
+    return judge_plans(plans, _labelled_batches(request, files), report) | {"judged_on": source}
 
 
 def judge_file(request: dict[str, Any], tested: Path, report: Report) -> dict[str, Any]:

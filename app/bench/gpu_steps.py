@@ -1,0 +1,162 @@
+"""What is measured on a GPU, each in a process of its own: a plain forward pass, our calibration, TensorRT's own.
+
+Images are in memory before the clock runs, and everything that goes before the first of them counts as the start.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from app.bench.meter import milliseconds
+from app.bench.subject import Batch, Subject
+from app.cuda.device import count_devices, open_device
+from app.cuda.runtime import TensorRt, open_tensorrt
+from app.engines.native import NativeCalibration, calibrate_natively
+from app.errors import EngineProblem
+from app.observers.gpu_forward import GpuForward
+from app.observers.gpu_model import PassModel
+from app.observers.tensorrt import GpuObserver, GpuObserverSpec
+from app.quant.graph import find_activations, find_needed_tensors
+from app.quant.observation import Observation
+from app.quant.table import table_from_observation
+from app.quant.trt_cache import parse_trt_cache
+from app.spec import DERIVED_METHODS
+
+Report = Callable[[dict[str, Any]], None]
+
+#: What TensorRT logs when its calibrator is done and the build goes on.
+_CALIBRATED = re.compile(r"Calibration completed in|Writing Calibration Cache")
+
+
+def plain(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Run the FP32 model on all images, uploads included; return {"start_seconds", "seconds": of each run, gpu, ...}.
+
+    request: {"subject", "batch": images a pass, "runs"}.
+    """
+    subject = Subject.from_json(request["subject"])
+    batches = list(subject.batches(request["batch"]))
+    with open_device() as device:
+        tensorrt = open_tensorrt(lambda _: None)
+        measured = _time_passes(tensorrt, onnx.load(subject.model), batches, request["runs"])
+    return measured | {
+        "batch": request["batch"],
+        "gpu": device.to_json(),
+        "gpus": count_devices(),
+        "tensorrt": tensorrt.version,
+    }
+
+
+def _time_passes(tensorrt: TensorRt, model: onnx.ModelProto, batches: list[Batch], runs: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    forward = PassModel(tensorrt, model, [output.name for output in model.graph.output]).open(batches[0].shape)
+    _run_all(forward, batches[:2])  # TensorRT loads its kernels in the first pass
+    start = time.perf_counter() - began
+    seconds = [milliseconds(lambda: _run_all(forward, batches)) / 1000 for _ in range(runs)]
+    return {"start_seconds": start, "seconds": seconds}
+
+
+def _run_all(forward: GpuForward, batches: list[Batch]) -> None:
+    for number, batch in enumerate(batches):
+        slot = number % len(forward.slots)
+        forward.fill(slot, 0, batch)
+        forward.run(slot, len(batch))
+        forward.release(slot)
+    forward.stream.synchronize()
+
+
+def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Calibrate by the GPU observer; return {"start_seconds", "seconds": of each run, "search_seconds", "amax", ...}.
+
+    request: {"subject", "grid", "observe": needed or all, "batch", "runs", "device"}. seconds are from the first image to the
+    histograms, search_seconds from there to the entropy table.
+    """
+    subject = Subject.from_json(request["subject"])
+    batches = list(subject.batches(request["batch"]))
+    tensors = _tensors(Path(subject.model), request["observe"])
+    runs = [_observe_once(request, tensors, batches, report) for _ in range(request["runs"])]
+    observation = runs[0]["observation"]
+    return {
+        "start_seconds": runs[0]["start_seconds"],
+        "seconds": [run["seconds"] for run in runs],
+        "search_seconds": [run["search_seconds"] for run in runs],
+        "all_methods_seconds": sum(_search(observation, method) for method in DERIVED_METHODS),
+        "images_a_pass": runs[0]["images_a_pass"],
+        "tensors": len(tensors),
+        "amax": table_from_observation(observation, "entropy").amax,
+    }
+
+
+def _observe_once(request: dict[str, Any], tensors: list[str], batches: list[Batch], report: Report) -> dict[str, Any]:
+    began = time.perf_counter()
+    model = Path(request["subject"]["model"])
+    spec = GpuObserverSpec(request["grid"], device=request["device"])
+    with GpuObserver(model, tensors, spec, report) as observer:
+        observer.open(batches[0].shape)
+        started = time.perf_counter()
+        for batch in batches:
+            observer.add(batch)
+        observation = observer.observation()
+        ended = time.perf_counter()
+        images_a_pass = observer.images_a_pass
+    return {
+        "observation": observation,
+        "images_a_pass": images_a_pass,
+        "start_seconds": started - began,
+        "seconds": ended - started,
+        "search_seconds": _search(observation, "entropy"),
+    }
+
+
+def _search(observation: Observation, method: str) -> float:
+    return milliseconds(lambda: table_from_observation(observation, method)) / 1000
+
+
+def _tensors(model: Path, wanted: str) -> list[str]:
+    loaded = onnx.load(model)
+    return find_activations(loaded) if wanted == "all" else find_needed_tensors(loaded)
+
+
+class _Watch:
+    """When TensorRT asked for the first batch, and when it said that the calibration was done."""
+
+    def __init__(self, batches: list[Batch], report: Report) -> None:
+        self._batches, self._report = batches, report
+        self.first_at = self.ended_at = 0.0
+
+    def batches(self) -> Iterator[Batch]:
+        self.first_at = time.perf_counter()
+        yield from self._batches
+
+    def report(self, event: dict[str, Any]) -> None:
+        if not self.ended_at and _CALIBRATED.search(event.get("log", "")):
+            self.ended_at = time.perf_counter()
+
+
+def native(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Calibrate by TensorRT's own calibrator; return {"start_seconds", "seconds", "amax", "tensors"}.
+
+    request: {"subject", "method": native-entropy or native-minmax, "batch"}. seconds are from the first batch that
+    TensorRT asks for until it has written its cache; the build that follows is not counted. Raises EngineProblem where
+    TensorRT does not say when that was.
+    """
+    subject = Subject.from_json(request["subject"])
+    watch = _Watch(list(subject.batches(request["batch"])), report)
+    given = onnx.load(subject.model, load_external_data=False).graph.input[0].name
+    spec = NativeCalibration(Path(subject.model), request["method"], given, (request["batch"], *subject.shape))
+    began = time.perf_counter()
+    text, facts = calibrate_natively(spec, watch.batches(), watch.report)
+    if not watch.ended_at:
+        raise EngineProblem(backend="tensorrt", reason="its log does not say when the calibration ended")
+    scales = parse_trt_cache(text).scales
+    return {
+        "start_seconds": watch.first_at - began,
+        "seconds": watch.ended_at - watch.first_at,
+        "tensors": len(scales),
+        "batches": facts["batches"],
+        "amax": {name: 127 * float(np.float32(scale)) for name, scale in scales.items()},
+    }
