@@ -129,6 +129,7 @@ class GpuObserver:
                 opened = self._with_launcher(model.open((images, *shape[1:])))
                 if images == 1 or model.fixed_images or are_images_alike(*opened):
                     return opened
+                opened[0].free()
                 why, fewer = "images of a pass are not computed alike.", 1
             except (GpuOom, CalibrationProblem, EngineProblem) as problem:
                 if images == 1 or model.fixed_images:
