@@ -40,36 +40,33 @@ class _Bench:
     options: GpuOptions
     say: Callable[[str], None]
 
-    def measure(self, step: str, what: str, **request: Any) -> dict[str, Any]:
-        self.say(f"{self.subject.name}: {what}")
-        return asyncio.run(run_child(self._call(step, request)))
-
-    def observe(self, grid: str) -> dict[str, Any]:
-        return self.measure("observe", f"ours, grid {grid}", **self._observing(grid, 0))
+    def measure(self) -> dict[str, Any]:
+        self.say(f"{self.subject.name}: ours, and plain FP32")
+        return asyncio.run(run_child(self._observing(_GRIDS, 0)))
 
     def observe_on_all(self, gpus: int) -> dict[str, Any]:
         """Observe all images on each GPU at the same time: what they do together when a dataset is shared."""
         self.say(f"{self.subject.name}: ours on {gpus} GPUs at once")
-        calls = [self._call("observe", self._observing("mergeable", device)) for device in range(gpus)]
+        calls = [self._observing(_GRIDS[:1], device) for device in range(gpus)]
         measured = asyncio.run(run_children(calls, lambda _number, _event: None, lambda: None))
-        seconds = max(statistics.median(each["seconds"]) for each in measured)
+        seconds = max(statistics.median(each["ours"][_GRIDS[0]]["seconds"]) for each in measured)
         return {"gpus": gpus, "seconds": seconds, "images_per_second": gpus * self.subject.count / seconds}
 
-    def _observing(self, grid: str, device: int) -> dict[str, Any]:
-        return {"grid": grid, "observe": self.options.observe, "batch": self.options.batch, "device": device}
+    def native(self) -> dict[str, Any]:
+        self.say(f"{self.subject.name}: TensorRT's own calibrators")
+        try:
+            return asyncio.run(run_child(self._call("native", {"methods": _NATIVE})))
+        except Problem as problem:
+            return {method: {"failed": problem.detail} for method in _NATIVE}
+
+    def _observing(self, grids: tuple[str, ...], device: int) -> ChildCall:
+        is_alone = grids == _GRIDS
+        asked = {"grids": grids, "plain": is_alone, "observe": self.options.observe, "device": device}
+        return self._call("ours", asked | {"runs": self.options.runs})
 
     def _call(self, step: str, request: dict[str, Any]) -> ChildCall:
-        request = request | {"subject": self.subject.to_json(), "runs": self.options.runs}
+        request = request | {"subject": self.subject.to_json(), "batch": self.options.batch}
         return ChildCall(f"app.bench.gpu_steps:{step}", request, "bench", _TIMEOUT_SECONDS)
-
-    def plain(self, batch: int) -> dict[str, Any]:
-        return self.measure("plain", f"plain FP32, {batch} images a pass", batch=batch)
-
-    def native(self, method: str) -> dict[str, Any]:
-        try:
-            return self.measure("native", f"TensorRT's {method}", method=method, batch=self.options.batch)
-        except Problem as problem:
-            return {"failed": problem.detail}
 
 
 def default_gpu_net(count: int) -> Wanted:
@@ -99,29 +96,28 @@ def _save_thin_resnet50(folder: Path) -> Path:
 
 
 def _measured(bench: _Bench) -> dict[str, Any]:
-    ours = {grid: bench.observe(grid) for grid in _GRIDS}
-    passes = sorted({bench.options.batch, *(measured["images_a_pass"] for measured in ours.values())})
-    plain = [bench.plain(batch) for batch in passes]
-    native = {method: bench.native(method) for method in _NATIVE} if bench.options.native else {}
-    facts = {name: plain[0][name] for name in ("gpu", "gpus", "tensorrt")}
-    together = bench.observe_on_all(facts["gpus"]) if facts["gpus"] > 1 else None
-    amax = {grid: measured.pop("amax") for grid, measured in ours.items()}
-    shown = {grid: _with_medians(measured, bench.subject.count) for grid, measured in ours.items()}
-    fastest = min(statistics.median(each["seconds"]) for each in plain)
-    return facts | {
+    measured = bench.measure()
+    native = bench.native() if bench.options.native else {}
+    images, amax = bench.subject.count, measured["ours"]["tensorrt"].pop("amax")
+    measured["ours"]["mergeable"].pop("amax")
+    ours = {grid: _with_medians(found, images) for grid, found in measured["ours"].items()}
+    plain = [_with_medians(found, images) for found in measured["plain"]]
+    fastest = min(found["seconds"] for found in plain)
+    return {
         "net": bench.subject.name,
-        "images": bench.subject.count,
+        "images": images,
         "batch": bench.options.batch,
-        "plain": [_with_medians(each, bench.subject.count) for each in plain],
-        "ours": shown,
-        "together": together,
-        "ratio": {grid: measured["seconds"] / fastest for grid, measured in shown.items()},
-        "native": {method: _compared(measured, shown, amax["tensorrt"], method) for method, measured in native.items()},
+        **{name: measured[name] for name in ("gpu", "gpus", "tensorrt")},
+        "plain": plain,
+        "ours": ours,
+        "together": bench.observe_on_all(measured["gpus"]) if measured["gpus"] > 1 else None,
+        "ratio": {grid: found["seconds"] / fastest for grid, found in ours.items()},
+        "native": {method: _compared(found, ours, amax, method) for method, found in native.items()},
     }
 
 
 def _with_medians(measured: dict[str, Any], images: int) -> dict[str, Any]:
-    kept = {name: value for name, value in measured.items() if name not in ("gpu", "gpus", "tensorrt")}
+    kept = dict(measured)
     for name in ("seconds", "search_seconds"):
         if name in kept:
             kept |= {name: statistics.median(kept[name]), f"{name}_of_runs": kept[name]}

@@ -1,4 +1,4 @@
-"""What is measured on a GPU, each in a process of its own: a plain forward pass, our calibration, TensorRT's own.
+"""What is measured on a GPU: our calibration and a plain forward pass in one process, TensorRT's own in another.
 
 Images are in memory before the clock runs, and everything that goes before the first of them counts as the start.
 """
@@ -15,16 +15,18 @@ import onnx
 from app.bench.meter import milliseconds
 from app.bench.subject import Batch, Subject
 from app.cuda.device import count_devices, open_device
-from app.cuda.runtime import TensorRt, open_tensorrt
+from app.cuda.runtime import open_tensorrt
 from app.engines.native import NativeCalibration, calibrate_natively
 from app.errors import EngineProblem
 from app.observers.gpu_forward import GpuForward
 from app.observers.gpu_model import PassModel
 from app.observers.tensorrt import GpuObserver, GpuObserverSpec
 from app.quant.graph import find_activations, find_needed_tensors
+from app.quant.histogram import add_tensorrt_batch, empty_tensorrt, mergeable_from_values
+from app.quant.native_cache import scales_from_native_cache
 from app.quant.observation import Observation
 from app.quant.table import table_from_observation
-from app.quant.trt_cache import parse_trt_cache
+from app.quant.thresholds import compute_amax, parse_method
 from app.spec import DERIVED_METHODS
 
 Report = Callable[[dict[str, Any]], None]
@@ -33,31 +35,18 @@ Report = Callable[[dict[str, Any]], None]
 _CALIBRATED = re.compile(r"Calibration completed in|Writing Calibration Cache")
 
 
-def plain(request: dict[str, Any], _report: Report) -> dict[str, Any]:
-    """Run the FP32 model on all images, uploads included; return {"start_seconds", "seconds": of each run, gpu, ...}.
-
-    request: {"subject", "batch": images a pass, "runs"}.
-    """
-    subject = Subject.from_json(request["subject"])
-    batches = list(subject.batches(request["batch"]))
-    with open_device() as device:
-        tensorrt = open_tensorrt(lambda _: None)
-        measured = _time_passes(tensorrt, onnx.load(subject.model), batches, request["runs"])
-    return measured | {
-        "batch": request["batch"],
-        "gpu": device.to_json(),
-        "gpus": count_devices(),
-        "tensorrt": tensorrt.version,
-    }
-
-
-def _time_passes(tensorrt: TensorRt, model: onnx.ModelProto, batches: list[Batch], runs: int) -> dict[str, Any]:
-    began = time.perf_counter()
-    forward = PassModel(tensorrt, model, [output.name for output in model.graph.output]).open(batches[0].shape)
-    _run_all(forward, batches[:2])  # TensorRT loads its kernels in the first pass
-    start = time.perf_counter() - began
-    seconds = [milliseconds(lambda: _run_all(forward, batches)) / 1000 for _ in range(runs)]
-    return {"start_seconds": start, "seconds": seconds}
+def _time_passes(subject: Subject, batch: int, request: dict[str, Any]) -> dict[str, Any]:
+    batches = list(subject.batches(batch))
+    with open_device(request["device"]):
+        began = time.perf_counter()
+        model = onnx.load(subject.model)
+        outputs = [output.name for output in model.graph.output]
+        forward = PassModel(open_tensorrt(lambda _: None), model, outputs).open(batches[0].shape)
+        _run_all(forward, batches[:2])  # TensorRT loads its kernels in the first pass
+        start = time.perf_counter() - began
+        seconds = [milliseconds(lambda: _run_all(forward, batches)) / 1000 for _ in range(request["runs"])]
+        forward.free()
+    return {"batch": batch, "start_seconds": start, "seconds": seconds}
 
 
 def _run_all(forward: GpuForward, batches: list[Batch]) -> None:
@@ -69,13 +58,25 @@ def _run_all(forward: GpuForward, batches: list[Batch]) -> None:
     forward.stream.synchronize()
 
 
-def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Calibrate by the GPU observer; return {"start_seconds", "seconds": of each run, "search_seconds", "amax", ...}.
+def ours(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Calibrate by the GPU observer on each grid, and run the plain FP32 model, uploads included, on the same images.
 
-    request: {"subject", "grid", "observe": needed or all, "batch", "runs", "device"}. seconds are from the first image to the
-    histograms, search_seconds from there to the entropy table.
+    request: {"subject", "grids", "plain": whether to, "observe": needed or all, "batch", "runs", "device"}. Returns {"gpu",
+    "gpus", "tensorrt", "ours": {grid: {"start_seconds", "seconds": of each run, "search_seconds", "amax", ...}}, "plain":
+    [{"batch", "start_seconds", "seconds": of each run}]}, plain of the batch size and of those that ours took. seconds are
+    from the first image to the histograms, search_seconds from there to the entropy table.
     """
     subject = Subject.from_json(request["subject"])
+    _load_searches()
+    measured = {grid: _observe(subject, request | {"grid": grid}, report) for grid in request["grids"]}
+    passes = {request["batch"], *(found["images_a_pass"] for found in measured.values())} if request["plain"] else set()
+    plain = [_time_passes(subject, batch, request) for batch in sorted(passes)]
+    with open_device(request["device"]) as device:
+        facts = {"gpu": device.to_json(), "gpus": count_devices()}
+    return facts | {"tensorrt": open_tensorrt(report).version, "ours": measured, "plain": plain}
+
+
+def _observe(subject: Subject, request: dict[str, Any], report: Report) -> dict[str, Any]:
     batches = list(subject.batches(request["batch"]))
     tensors = _tensors(Path(subject.model), request["observe"])
     runs = [_observe_once(request, tensors, batches, report) for _ in range(request["runs"])]
@@ -112,6 +113,14 @@ def _observe_once(request: dict[str, Any], tensors: list[str], batches: list[Bat
     }
 
 
+def _load_searches() -> None:
+    # Compiled code is loaded at its first call, which belongs to the start.
+    values = np.linspace(0, 1, 1000, dtype=np.float32)
+    for histogram in (mergeable_from_values(values), add_tensorrt_batch(empty_tensorrt(), values)):
+        for method in DERIVED_METHODS:
+            compute_amax(histogram, parse_method(method))
+
+
 def _search(observation: Observation, method: str) -> float:
     return milliseconds(lambda: table_from_observation(observation, method)) / 1000
 
@@ -138,25 +147,30 @@ class _Watch:
 
 
 def native(request: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Calibrate by TensorRT's own calibrator; return {"start_seconds", "seconds", "amax", "tensors"}.
+    """Calibrate by TensorRT's own calibrators; return {method: {"start_seconds", "seconds", "amax", "tensors"}}.
 
-    request: {"subject", "method": native-entropy or native-minmax, "batch"}. seconds are from the first batch that
+    request: {"subject", "methods": of native-entropy, native-minmax, "batch"}. seconds are from the first batch that
     TensorRT asks for until it has written its cache; the build that follows is not counted. Raises EngineProblem where
     TensorRT does not say when that was.
     """
     subject = Subject.from_json(request["subject"])
-    watch = _Watch(list(subject.batches(request["batch"])), report)
-    given = onnx.load(subject.model, load_external_data=False).graph.input[0].name
-    spec = NativeCalibration(Path(subject.model), request["method"], given, (request["batch"], *subject.shape))
+    batches = list(subject.batches(request["batch"]))
+    return {method: _calibrate(subject, method, batches, report) for method in request["methods"]}
+
+
+def _calibrate(subject: Subject, method: str, batches: list[Batch], report: Report) -> dict[str, Any]:
+    watch = _Watch(batches, report)
+    model = onnx.load(subject.model)
+    spec = NativeCalibration(Path(subject.model), method, model.graph.input[0].name, batches[0].shape)
     began = time.perf_counter()
     text, facts = calibrate_natively(spec, watch.batches(), watch.report)
     if not watch.ended_at:
         raise EngineProblem(backend="tensorrt", reason="its log does not say when the calibration ended")
-    scales = parse_trt_cache(text).scales
+    scales, _ = scales_from_native_cache(text, find_activations(model))
     return {
         "start_seconds": watch.first_at - began,
         "seconds": watch.ended_at - watch.first_at,
         "tensors": len(scales),
         "batches": facts["batches"],
-        "amax": {name: 127 * float(np.float32(scale)) for name, scale in scales.items()},
+        "amax": {name: 127 * float(scale) for name, scale in scales.items()},
     }

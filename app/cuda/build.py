@@ -13,9 +13,9 @@ class BuildOptions:
     """How a plan is built.
 
     `flags`: names of BuilderFlag. `tf32`: FP32 convolutions may round their inputs to 10 bits; TensorRT's default, not
-    ours. `shapes`: optimization profile of each input with dynamic dimensions. `timing_cache`: bytes of an earlier
-    build on a like machine. `hardware_compatibility`: a HardwareCompatibilityLevel. `calibrator`: an IInt8Calibrator.
-    `compute_capabilities`: GPUs to build for where the builder can (TensorRT-RTX).
+    ours. `shapes`: optimization profile of each input with dynamic dimensions. `timing_cache`: bytes of an earlier build
+    on a like machine, empty to begin one, None to do without. `hardware_compatibility`: a HardwareCompatibilityLevel.
+    `calibrator`: an IInt8Calibrator. `compute_capabilities`: GPUs to build for where the builder can (TensorRT-RTX).
     """
 
     optimization_level: int = 3
@@ -41,7 +41,7 @@ def build_plan(network: Network, options: BuildOptions) -> Built:
     """Build the network. Raises EngineProblem with TensorRT's last errors, GpuOom, GpuLost."""
     config = network.builder.create_builder_config()
     _set_options(network, config, options)
-    cache = _attach_timing_cache(network, config, options.timing_cache)
+    cache = None if options.timing_cache is None else _attach_timing_cache(network, config, options.timing_cache)
     plan = network.builder.build_serialized_network(network.definition, config)
     if plan is None:
         raise network.tensorrt.failure()
@@ -90,8 +90,8 @@ def _add_profile(network: Network, config: Any, options: BuildOptions) -> None:
         config.set_calibration_profile(profile)
 
 
-def _attach_timing_cache(network: Network, config: Any, known: bytes | None) -> Any:
-    cache = config.create_timing_cache(known or b"")
+def _attach_timing_cache(network: Network, config: Any, known: bytes) -> Any:
+    cache = config.create_timing_cache(known)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         network.tensorrt.log.warnings.append("the timing cache of an earlier build is refused; all is measured anew")
         cache = config.create_timing_cache(b"")

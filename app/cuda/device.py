@@ -11,6 +11,10 @@ from app.cuda.faults import find_gpu_problem
 from app.cuda.nvml import find_driver_version
 from app.errors import GpuOom, Problem, WorkerProblem
 
+#: Primary contexts stay until the process ends: what TensorRT and pycuda hold may outlive the block that it was made in,
+#: as an exception's frames do, and must not go after its context.
+_RETAINED: list[Any] = []
+
 
 @dataclass(frozen=True)
 class Device:
@@ -69,6 +73,7 @@ def open_device(ordinal: int = 0) -> Iterator[Device]:
         driver.init()
         device = driver.Device(ordinal)
         context = device.retain_primary_context()
+        _RETAINED.append(context)
         context.push()
         try:
             yield _describe(driver, device, ordinal)

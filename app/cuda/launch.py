@@ -1,6 +1,6 @@
 """Kernels of our own on the GPU: loaded from machine code, launched with their memory in the order of one stream."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,9 @@ import numpy as np
 from app.cuda.buffers import DeviceBuffer
 from app.cuda.device import get_driver, raising_gpu_problems
 
-#: Threads of a block: enough to hide latencies with the few blocks that a multiprocessor's shared memory takes.
-BLOCK_THREADS = 256
+#: Threads of a block: enough to hide latencies with the few blocks that a multiprocessor's shared memory takes. On an
+#: H200 the counting kernels take 0.07 ms with 512, 0.07 to 0.14 with 256 and 0.08 to 0.12 with 1024, of 33 million values.
+BLOCK_THREADS = 512
 
 
 class Flag:
@@ -60,6 +61,13 @@ class Launcher:
         with raising_gpu_problems():
             buffer.download(array, self.stream)
             self.stream.synchronize()
+
+    def free(self, buffers: Sequence[DeviceBuffer]) -> None:
+        """Give buffers back, when all that was launched is done."""
+        with raising_gpu_problems():
+            self.stream.synchronize()
+        for buffer in buffers:
+            buffer.free()
 
     def launch(self, name: str, blocks: int, *arguments: int) -> None:
         """Launch a kernel; no blocks are no launch."""

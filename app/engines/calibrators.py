@@ -8,7 +8,7 @@ import numpy as np
 
 from app.cuda.buffers import DeviceBuffer, open_stream
 from app.errors import UnsupportedOption
-from app.quant.trt_cache import parse_trt_cache
+from app.quant.native_cache import algorithm_from_native_cache
 
 #: The class of TensorRT that reads and writes caches of an algorithm.
 _CLASSES = {
@@ -66,7 +66,7 @@ class BatchFeed:
 
 def open_cached_calibrator(trt: ModuleType, text: bytes) -> Any:
     """Return a calibrator that hands this TRT cache text over and never runs a batch. Raises UnsupportedOption."""
-    return _open(trt, parse_trt_cache(text).algorithm, None, text)
+    return _open(trt, algorithm_from_native_cache(text), None, text)
 
 
 def open_native_calibrator(trt: ModuleType, method: str, feed: BatchFeed) -> Any:

@@ -129,14 +129,13 @@ def _typed_model(request: BuildRequest) -> tuple[Path, list[dict[str, str]]]:
 
 
 def _options(request: BuildRequest, network: Network) -> BuildOptions:
-    known = request.timing_cache
     return BuildOptions(
         optimization_level=request.optimization_level,
         workspace_bytes=request.workspace_bytes,
         flags=_flags(request),
         tf32=request.tf32,
         shapes=request.shapes,
-        timing_cache=known.read_bytes() if known is not None and known.exists() else None,
+        timing_cache=_known_timings(request.timing_cache),
         hardware_compatibility="AMPERE_PLUS" if request.hardware_compatible else None,
         calibrator=_calibrator(request, network),
     )
@@ -171,6 +170,12 @@ def _keep_float(network: Network, request: BuildRequest) -> None:
             for position, output in enumerate(outputs):
                 if output.dtype == types.FLOAT:
                     layer.set_output_type(position, float_type)
+
+
+def _known_timings(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    return path.read_bytes() if path.exists() else b""
 
 
 def _keep_timings(request: BuildRequest, built: Built) -> None:

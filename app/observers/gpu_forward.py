@@ -94,10 +94,12 @@ class GpuForward:
             self._inputs[slot].released.record(self.stream)
 
     def free(self) -> None:
-        """Give the GPU's memory back; nothing must be running."""
+        """Wait for what runs and give the GPU's memory back."""
+        with raising_gpu_problems():
+            self.stream.synchronize()
+        self._context = self._engine = self._runtime = None
         for buffer in (*self._outputs.values(), *(slot.buffer for slot in self._inputs)):
             buffer.free()
-        self._context = self._engine = self._runtime = None
 
 
 def are_images_alike(forward: GpuForward, device: Device) -> bool:

@@ -1,5 +1,6 @@
 """What the counting kernels get: tables of regions and work items, in the layout of `counting.cu`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,6 +65,10 @@ class Device(Protocol):
         """Fill a contiguous array from the start of buffer."""
         ...
 
+    def free(self, buffers: Sequence[Any]) -> None:
+        """Give buffers back."""
+        ...
+
     def launch(self, name: str, blocks: int, *arguments: int) -> None:
         """Launch a kernel of `counting.cu`."""
         ...
@@ -84,13 +89,14 @@ class Fetched:
         return np.where(sliced, sizes * images // self.images, sizes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Work:
-    """A launch over all regions of a pass: pointers to its tables, and how many items there are."""
+    """A launch over all regions of a pass: pointers to its tables, how many items there are, and values of each region."""
 
     regions: int
     items: int
     blocks: int
+    sizes: npt.NDArray[np.int64]
 
 
 def region_table(regions: Regions, fetched: Fetched, images: int) -> np.ndarray:
@@ -125,6 +131,7 @@ def compare_images(device: Device, fetched: Fetched) -> npt.NDArray[np.uint32]:
     device.launch("compare_images", len(items), work.pointer, regions.pointer, found.pointer)
     differs = np.zeros(count, np.uint32)
     device.download(found, differs)
+    device.free((regions, work, found))
     return differs
 
 

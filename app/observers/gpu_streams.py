@@ -1,7 +1,9 @@
 """How batches reach the GPU: gathered into passes of the engine's own size, two slots taking turns."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from app.observers.forward import Batch
 from app.observers.gpu_counters import Measures, MergeableCounters, TensorrtCounters
@@ -38,21 +40,32 @@ class PassTables:
         self._device, self._regions, self._slots = device, regions, slots
         tables = [region_table(regions, fetched, fetched.images) for fetched in slots]
         items = item_table(tables[0])
-        self._blocks = len(items)
-        self._items = device.allocate(items.nbytes)
-        device.upload(self._items, items)
-        self._full = [device.allocate(table.nbytes) for table in tables]
-        for buffer, table in zip(self._full, tables, strict=True):
-            device.upload(buffer, table)
+        self._items = self._store(items)
+        self._full_tables = [self._store(table) for table in tables]
+        stored = zip(self._full_tables, tables, strict=True)
+        self._full = [self._work(buffer, table, len(items)) for buffer, table in stored]
         self._partial = device.allocate(tables[0].nbytes)
 
     def work(self, slot: int, images: int) -> Work:
         """Return a launch over the first images of a slot."""
-        fetched = self._slots[slot]
+        fetched, full = self._slots[slot], self._full[slot]
         if images == fetched.images:
-            return Work(self._full[slot].pointer, self._items.pointer, self._blocks)
-        self._device.upload(self._partial, region_table(self._regions, fetched, images))
-        return Work(self._partial.pointer, self._items.pointer, self._blocks)
+            return full
+        table = region_table(self._regions, fetched, images)
+        self._device.upload(self._partial, table)
+        return self._work(self._partial, table, full.blocks)
+
+    def _store(self, table: np.ndarray) -> Any:
+        buffer = self._device.allocate(table.nbytes)
+        self._device.upload(buffer, table)
+        return buffer
+
+    def _work(self, regions: Any, table: np.ndarray, blocks: int) -> Work:
+        return Work(regions.pointer, self._items.pointer, blocks, table["size"].astype(np.int64))
+
+    def free(self) -> None:
+        """Give the GPU's memory back."""
+        self._device.free((self._items, self._partial, *self._full_tables))
 
 
 class _Passes:
@@ -68,6 +81,9 @@ class _Passes:
         use(self._tables.work(self.slot, images), first_image)
         self._forward.release(self.slot)
         self.slot = (self.slot + 1) % len(self._forward.slots)
+
+    def free(self) -> None:
+        self._tables.free()
 
     def fill(self, first: int, images: Batch) -> None:
         self._forward.fill(self.slot, first, images)
@@ -105,7 +121,9 @@ class MergeableGpuStream:
         return list(self._counters.histograms())
 
     def close(self) -> None:
-        """Nothing is to be ended: what the GPU does ends with its context."""
+        """Wait for the GPU and give its memory back."""
+        self._counters.free()
+        self._passes.free()
 
 
 class TensorrtGpuStream:
@@ -140,4 +158,6 @@ class TensorrtGpuStream:
         return list(self._counters.histograms())
 
     def close(self) -> None:
-        """Nothing is to be ended: what the GPU does ends with its context."""
+        """Wait for the GPU and give its memory back."""
+        self._counters.free()
+        self._passes.free()

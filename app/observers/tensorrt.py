@@ -68,9 +68,13 @@ class GpuObserver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # What is left goes before its context does.
-        self._stream = self._forward = None
-        self._resources.close()
+        # What is on the GPU goes before its context does, whoever still holds these objects.
+        with self._resources:
+            if self._stream is not None:
+                self._stream.close()
+            if self._forward is not None:
+                self._forward.free()
+            self._stream = self._forward = None
 
     @property
     def images(self) -> int:
@@ -125,6 +129,7 @@ class GpuObserver:
                 opened = self._with_launcher(model.open((images, *shape[1:])))
                 if images == 1 or model.fixed_images or are_images_alike(*opened):
                     return opened
+                opened[0].free()
                 why, fewer = "images of a pass are not computed alike.", 1
             except (GpuOom, CalibrationProblem, EngineProblem) as problem:
                 if images == 1 or model.fixed_images:

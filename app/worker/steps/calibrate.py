@@ -11,11 +11,11 @@ import onnx
 from app.engines.native import NativeCalibration, calibrate_natively
 from app.errors import ModelInputUnsupported
 from app.inputs.batches import Batches
+from app.quant.graph import find_activations
+from app.quant.native_cache import scales_from_native_cache
 from app.quant.table import Table, table_from_scales, table_to_json
-from app.quant.trt_cache import parse_trt_cache
 from app.spec import JobSpec
 from app.worker.steps.images import Selection, calibration_files, open_batches
-from app.worker.steps.import_table import match_names
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -25,7 +25,7 @@ def calibrate(request: dict[str, Any], report: Report) -> dict[str, Any]:
 
     request: {"model": path, "dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits, "out": path, "cache":
     path}. Images that fill no whole batch are left out. Raises CalibrationProblem, ModelInputUnsupported, ImageCorrupt,
-    TableScaleInvalid for a tensor that was zero on every image, EngineProblem, GpuOom, GpuLost.
+    EngineProblem, GpuOom, GpuLost.
     """
     spec = JobSpec.model_validate(request["spec"])
     assert spec.calibration is not None
@@ -70,7 +70,6 @@ def _counted(batches: Batches, report: Report) -> Any:
 
 
 def _table(model: onnx.ModelProto, text: bytes, method: str) -> Table:
-    scales = parse_trt_cache(text).scales
-    known = set(match_names(model, scales)["matched"])
-    table = table_from_scales({name: float(scale) for name, scale in scales.items() if name in known})
-    return Table(table.amax, (), method)
+    scales, dead = scales_from_native_cache(text, find_activations(model))
+    amax = table_from_scales({name: float(scale) for name, scale in scales.items()}).amax
+    return Table(amax, tuple(sorted(dead)), method)

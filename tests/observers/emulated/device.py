@@ -74,6 +74,9 @@ class EmulatedDevice:
         content = array.reshape(-1).view(np.uint8)
         content[:] = buffer.bytes[: content.size]
 
+    def free(self, buffers: Sequence[HostMemory]) -> None:
+        """Nothing to do: numpy's memory goes by itself."""
+
     def launch(self, name: str, blocks: int, *arguments: int) -> None:
         kernel = getattr(self._library, f"launch_{name}")
         words = [_TYPES[letter](value) for letter, value in zip(SIGNATURES[name], arguments, strict=True)]
