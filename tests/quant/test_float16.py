@@ -43,7 +43,7 @@ def test_quantized_nets_with_fp16_are_valid(name: str) -> None:
 def test_weights_beyond_fp16_stay_fp32_and_are_named() -> None:
     net = Net(["N", 16, 8, 8])
     net.node("Conv", ["input", net.constant("big", np.full((16, 16, 1, 1), 1e5))], "c")
-    net.node("Mul", ["c", net.constant("tiny", 1e-6)], "scaled")
+    net.node("Mul", [net.node("Relu", ["c"], "r"), net.constant("small", 1e-6)], "scaled")
     net.conv("scaled", "output", 16, 16)
     model = net.model({"output": ["N", 16, 8, 8]})
     half, kept = float16_from_model(prepare_model(model))
