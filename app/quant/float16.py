@@ -20,9 +20,7 @@ _LARGEST_SEEN = _LARGEST / 2
 _LARGEST_SCALE_ERROR = 2.0**-9
 
 #: Sums, powers and exponentials leave fp16's range easily.
-_WIDE_OPS = frozenset(
-    "CumSum Exp Log Pow ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSum ReduceSumSquare Softplus".split()
-)
+_WIDE_OPS = frozenset("CumSum Exp Log Pow ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSum ReduceSumSquare Softplus".split())
 #: What brings their results back, or carries them on, such as the mean and root in a normalization by hand.
 _AFTER_WIDE = frozenset("Add Div Reciprocal ReduceMean Sqrt".split())
 _CARRYING = frozenset({"Add", "ReduceMean"})

@@ -3,8 +3,8 @@
 import onnx
 
 from app.quant.nodes import get_attribute
-from app.quant.plan import PlacementPlan, Reads, Scene
-from app.quant.residuals import is_convolution
+from app.quant.plan import WEIGHTED_OPS, PlacementPlan, Reads, Scene
+from app.quant.residuals import is_written_for_one
 
 #: Ops that move or select values: inputs and output share one scale.
 _SAME_SCALE = frozenset(
@@ -46,8 +46,8 @@ def _keeps_int8(node: onnx.NodeProto) -> bool:
 
 
 def _widen_over_sum(node: onnx.NodeProto, scene: Scene, plan: PlacementPlan) -> None:
-    # A convolution's own output is added as it is; see find_shortcuts.
-    is_sum = all(scene.is_activation(name) and not is_convolution(name, scene) for name in node.input)
+    # What a node with weights writes for this Add alone is added before it is written; see find_shortcuts.
+    is_sum = all(scene.is_activation(name) and not is_written_for_one(name, scene, WEIGHTED_OPS) for name in node.input)
     if is_sum and _written(node, scene) in plan.tensors:
         plan.add(node, Reads((0, 1)))
 

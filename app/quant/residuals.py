@@ -1,9 +1,10 @@
 """Residual Adds, and which of their two inputs is the shortcut."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx
 
+from app.quant.nodes import op_of
 from app.quant.plan import Scene
 
 
@@ -19,17 +20,17 @@ def find_shortcuts(scene: Scene) -> Iterator[tuple[onnx.NodeProto, int]]:
             continue
         if node.input[0] == node.input[1] or not _is_same_shape(node, scene):
             continue
-        branches = [position for position in (0, 1) if is_convolution(node.input[position], scene)]
+        branches = [position for position in (0, 1) if is_written_for_one(node.input[position], scene, {"Conv"})]
         if len(branches) == 1:
             yield node, 1 - branches[0]
         elif branches:
             yield node, 0 if depths[node.input[0]] < depths[node.input[1]] else 1
 
 
-def is_convolution(name: str, scene: Scene) -> bool:
-    """Return whether a Conv writes name for one reader alone."""
+def is_written_for_one(name: str, scene: Scene, ops: Collection[str]) -> bool:
+    """Return whether a node of one of these kinds writes name for one reader alone."""
     maker = scene.index.producers.get(name)
-    return maker is not None and maker.op_type == "Conv" and scene.index.only_reader(name) is not None
+    return maker is not None and op_of(maker) in ops and scene.index.only_reader(name) is not None
 
 
 def _depths(scene: Scene) -> dict[str, int]:

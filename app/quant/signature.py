@@ -17,9 +17,8 @@ def forget_unknown_sizes(graph: onnx.GraphProto) -> None:
     """
     for value in (*graph.input, *graph.output):
         for dimension in value.type.tensor_type.shape.dim:
-            if dimension.HasField("dim_value") and dimension.dim_value <= 0:
-                dimension.Clear()
-            elif dimension.HasField("dim_param") and not any(letter.isalnum() for letter in dimension.dim_param):
+            is_named = any(letter.isalnum() for letter in dimension.dim_param)
+            if not is_named and dimension.dim_value <= 0:
                 dimension.Clear()
 
 

@@ -8,6 +8,7 @@ from app.quant.plan import WEIGHTED_OPS, PlacementPlan, Reads, Scene, WeightUse
 
 #: Below this many channels INT8 convolutions are slower than float ones (first layers excepted).
 _LEAST_CHANNELS = 16
+_VECTOR = "a product with one vector: memory-bound, INT8 does not pay"
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
 
 
@@ -58,6 +59,8 @@ def _why_unfit(node: onnx.NodeProto, scene: Scene) -> str:
     if elements - {onnx.TensorProto.FLOAT}:
         names = ", ".join(sorted(onnx.TensorProto.DataType.Name(element).lower() for element in elements))
         return f"it computes in {names}; export the model in float32"
+    if any(name in scene.index.constants and len(scene.index.constants[name].dims) < 2 for name in node.input[:2]):
+        return _VECTOR
     if any(name in scene.fixed for name in node.input[:2]):
         return "what computes its weights cannot be folded into a constant"
     return "its weights are computed from the inputs, or the type of what it reads is not known"
@@ -84,10 +87,10 @@ def _why_float_product(node: onnx.NodeProto, scene: Scene) -> str | None:
     # Of sizes that are not known, none is taken for 1.
     left, right = scene.shape(node.input[0]), scene.shape(node.input[1])
     if any(shape is not None and len(shape) < 2 for shape in (left, right)):
-        return "a product with a vector: memory-bound, INT8 does not pay"
+        return _VECTOR
     is_gemm = node.op_type == "Gemm"
     rows = left and (left[-1] if is_gemm and get_int(node, "transA", 0) else left[-2])
     columns = right and (right[-2] if is_gemm and get_int(node, "transB", 0) else right[-1])
     if rows == 1 or columns == 1:
-        return "a product of a matrix and one vector: memory-bound, INT8 does not pay"
+        return _VECTOR
     return None

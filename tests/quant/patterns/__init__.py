@@ -4,7 +4,5 @@ from tests.quant.patterns import blocks, layouts, products, strange, weights
 from tests.quant.patterns.pattern import Pattern
 
 PATTERNS: dict[str, Pattern] = {
-    pattern.name: pattern
-    for module in (blocks, layouts, products, strange, weights)
-    for pattern in module.PATTERNS
+    pattern.name: pattern for module in (blocks, layouts, products, strange, weights) for pattern in module.PATTERNS
 }

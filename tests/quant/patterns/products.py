@@ -9,7 +9,14 @@ from tests.quant.patterns.pattern import OPSETS, Graph, Pattern
 def gemm_forms(opset: int) -> onnx.ModelProto:
     """Gemm with alpha, beta, transA, transB, and biases of several shapes."""
     net = Graph(opset)
-    net.node("Gemm", [net.input("input", 16, 32), net.weight("w1", 24, 32), net.weight("b1", 24)], "g1", alpha=0.5, beta=2.0, transB=1)
+    net.node(
+        "Gemm",
+        [net.input("input", 16, 32), net.weight("w1", 24, 32), net.weight("b1", 24)],
+        "g1",
+        alpha=0.5,
+        beta=2.0,
+        transB=1,
+    )
     net.node("Gemm", [net.node("Relu", ["g1"], "r1"), net.weight("w2", 16, 40), net.weight("b2", 24, 40)], "g2", transA=1)
     net.node("Gemm", ["g2", net.weight("w3", 40, 20), net.weight("b3", 1)], "g3", alpha=2.0)
     net.node("Gemm", ["g3", net.weight("w4", 20, 18), net.weight("b4", 24, 1)], "output", beta=0.5)
@@ -41,7 +48,11 @@ def attention(opset: int) -> onnx.ModelProto:
     x = net.input("input", "N", 16, 64)
     normed = _layer_norm(net, x, "n1")
     for part in ("q", "k", "v"):
-        net.node("Add", [net.node("MatMul", [normed, net.weight(f"{part}.w", 64, 64)], f"{part}.m"), net.weight(f"{part}.b", 64)], part)
+        net.node(
+            "Add",
+            [net.node("MatMul", [normed, net.weight(f"{part}.w", 64, 64)], f"{part}.m"), net.weight(f"{part}.b", 64)],
+            part,
+        )
         net.node("Reshape", [part, net.constant(f"{part}.heads", [0, 16, 4, 16], np.int64)], f"{part}.r")
         net.node("Transpose", [f"{part}.r"], f"{part}.t", perm=[0, 2, 3, 1] if part == "k" else [0, 2, 1, 3])
     net.node("Div", [net.node("MatMul", ["q.t", "k.t"], "scores"), net.constant("root", 4.0)], "scaled")
@@ -50,7 +61,11 @@ def attention(opset: int) -> onnx.ModelProto:
     net.node("Reshape", ["mixed.t", net.constant("merged", [0, 16, 64], np.int64)], "mixed.r")
     net.node("Add", [net.node("MatMul", ["mixed.r", net.weight("o.w", 64, 64)], "o.m"), net.weight("o.b", 64)], "o")
     net.node("Add", [x, "o"], "x1")
-    net.node("Add", [net.node("MatMul", [_layer_norm(net, "x1", "n2"), net.weight("u.w", 64, 128)], "u.m"), net.weight("u.b", 128)], "u")
+    net.node(
+        "Add",
+        [net.node("MatMul", [_layer_norm(net, "x1", "n2"), net.weight("u.w", 64, 128)], "u.m"), net.weight("u.b", 128)],
+        "u",
+    )
     half = net.node("Erf", [net.node("Div", ["u", net.constant("sqrt2", 2**0.5)], "u.d")], "u.e")
     net.node("Mul", ["u", net.node("Add", [half, net.constant("one", 1.0)], "u.a")], "u.g")
     net.node("Mul", ["u.g", net.constant("half", 0.5)], "gelu")
@@ -64,7 +79,9 @@ def _layer_norm(net: Graph, source: str, name: str) -> str:
     square = net.node("Pow", [centred, net.constant(f"{name}.two", 2.0)], f"{name}.p")
     variance = net.node("Add", [net.reduce_mean(square, f"{name}.var", [2]), net.constant(f"{name}.eps", 1e-5)], f"{name}.v")
     normal = net.node("Div", [centred, net.node("Sqrt", [variance], f"{name}.s")], f"{name}.d")
-    return net.node("Add", [net.node("Mul", [normal, net.weight(f"{name}.g", 64)], f"{name}.m"), net.weight(f"{name}.b", 64)], name)
+    return net.node(
+        "Add", [net.node("Mul", [normal, net.weight(f"{name}.g", 64)], f"{name}.m"), net.weight(f"{name}.b", 64)], name
+    )
 
 
 def modern_attention(opset: int) -> onnx.ModelProto:
@@ -113,9 +130,9 @@ def matmul_forms(opset: int) -> onnx.ModelProto:
 PATTERNS = (
     Pattern(gemm_forms, (4, 4, 4), opsets=OPSETS),
     Pattern(gemm_of_activations, (2, 3, 3), opsets=OPSETS),
-    Pattern(dense_head, (2, 2, 3), opsets=OPSETS),
-    Pattern(attention, (5, 8, 8), opsets=(13, 17, 21, 24)),
-    Pattern(modern_attention, (5, 8, 8), opsets=(17, 21, 24)),
+    Pattern(dense_head, (1, 2, 4), opsets=OPSETS),
+    Pattern(attention, (4, 8, 16), opsets=(13, 17, 21, 24)),
+    Pattern(modern_attention, (3, 8, 11), opsets=(17, 21, 24)),
     Pattern(gelu, (2, 2, 2), opsets=(21, 24)),
-    Pattern(matmul_forms, (3, 3, 3), floats=("m3",), opsets=OPSETS),
+    Pattern(matmul_forms, (3, 3, 4), floats=("m3",), opsets=OPSETS),
 )

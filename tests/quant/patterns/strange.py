@@ -58,7 +58,13 @@ def linear_resize(opset: int) -> onnx.ModelProto:
     net = Graph(opset)
     net.node("Relu", [net.conv(net.input("input", "N", 3, 8, 8), "c1", 3, 16)], "r1")
     roi = net.constant("roi", np.zeros(0)) if opset == 11 else ""
-    net.node("Resize", ["r1", roi, net.constant("scales", [1, 1, 2, 2])], "up", mode="linear", coordinate_transformation_mode="half_pixel")
+    net.node(
+        "Resize",
+        ["r1", roi, net.constant("scales", [1, 1, 2, 2])],
+        "up",
+        mode="linear",
+        coordinate_transformation_mode="half_pixel",
+    )
     net.conv("up", "c2", 16, 16)
     net.node("InstanceNormalization", ["c2", net.weight("g", 16), net.weight("b", 16)], "normed")
     net.node("Sum", ["up", "normed", "c2"], "sum")
@@ -102,11 +108,11 @@ def recurrent(opset: int) -> onnx.ModelProto:
 
 
 PATTERNS = (
-    Pattern(branches, (1, 1, 1), opsets=(13, 17, 21, 24)),
-    Pattern(loop, (1, 1, 1), opsets=(13, 17, 21, 24)),
-    Pattern(empty_tensors, (2, 2, 2), opsets=OPSETS),
-    Pattern(linear_resize, (3, 3, 3), opsets=(11, 13, 17, 21, 24)),
-    Pattern(stubborn_batchnorms, (3, 3, 3), opsets=OPSETS),
-    Pattern(constant_tail, (2, 2, 2), opsets=OPSETS),
-    Pattern(recurrent, (2, 2, 2), opsets=(9, 11, 13, 17, 21)),
+    Pattern(branches, (2, 2, 2), opsets=(11, 13, 17, 21, 24)),
+    Pattern(loop, (2, 2, 2), opsets=(11, 13, 17, 21, 24)),
+    Pattern(empty_tensors, (1, 2, 2), opsets=OPSETS),
+    Pattern(linear_resize, (2, 3, 3), opsets=(11, 13, 17, 21, 24)),
+    Pattern(stubborn_batchnorms, (2, 3, 3), opsets=OPSETS),
+    Pattern(constant_tail, (1, 2, 2), opsets=OPSETS),
+    Pattern(recurrent, (1, 2, 3), opsets=(9, 11, 13, 17, 21)),
 )
