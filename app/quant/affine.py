@@ -103,7 +103,7 @@ def _read_weighted(node: onnx.NodeProto, index: Index) -> _Weighted | None:
     if op_of(node) == "Gemm" and (get_attribute(node, "alpha", 1.0) != 1.0 or get_attribute(node, "beta", 1.0) != 1.0):
         return None
     channels = _channels(node, weight)
-    is_row = bias.size in (1, channels) and (bias.ndim < 2 or bias.shape[0] == 1)
+    is_row = bias.size in (1, channels) and bias.shape[:-1] in ((), (1,))
     return _Weighted(node, weight, np.broadcast_to(bias.ravel(), channels).astype(np.float64)) if is_row else None
 
 

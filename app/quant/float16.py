@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from app.quant.nodes import Namer, find_captured, find_subgraphs, op_of, replace_initializers, replace_nodes
+from app.quant.nodes import Namer, find_captured, find_subgraphs, index_graph, op_of, replace_initializers, replace_nodes
 from app.quant.opset import FLOAT16_OPSET, raise_opset
 from app.quant.signature import correct_output_shapes
 from app.quant.simplify import remove_unused
@@ -38,6 +38,8 @@ _BOUNDED_OPS = frozenset(
     Sign Softmax Tanh
     """.split()
 )
+#: Their outputs say nothing of their inputs' range.
+_REDUCING_OPS = frozenset({"Conv", "ConvTranspose", "Exp", "Gemm", "MatMul", "Pow", "ReduceSum", "ReduceSumSquare"})
 #: Inputs that are float32 by the operator's definition.
 _FLOAT32_INPUTS = {"Resize": (1, 2)}
 #: Ops that ask for the shape only: any type will do.
@@ -76,8 +78,10 @@ class _Conversion:
         self._written: list[onnx.NodeProto] = []
         self._added: list[TensorProto] = []
         self._amax = amax
+        self._readers = index_graph(model.graph).consumers
         #: Tensors beyond fp16's range -> the tensor that was seen there.
         self._beyond = {name: name for name in types if amax.get(name, 0.0) > _LARGEST_SEEN}
+        self._trace_back()
         self._carried: set[str] = set()
         self.kept: list[dict[str, str]] = []
 
@@ -98,6 +102,14 @@ class _Conversion:
         del self._graph.value_info[:]
         remove_unused(self._graph)
 
+    def _trace_back(self) -> None:
+        # What a Relu or a pooling writes out of range, the node before it wrote out of range.
+        for node in reversed(self._graph.node):
+            source = next((self._beyond[name] for name in node.output if name in self._beyond), None)
+            if source is not None and node.op_type not in _BOUNDED_OPS | _REDUCING_OPS:
+                unknown = self._floats.intersection(node.input) - self._amax.keys() - self._constants.keys()
+                self._beyond.update(dict.fromkeys(unknown, source))
+
     def _why_float32(self, node: onnx.NodeProto) -> str | None:
         """Return why node stays fp32, an empty text where that goes without saying, None where it becomes fp16."""
         if next(find_subgraphs(node), None) is not None:
@@ -106,15 +118,23 @@ class _Conversion:
             return ""
         if not any(name in self._floats for name in [*node.input, *node.output]):
             return ""
-        return self._why_out_of_range(node) or self._why_constant(node) or ("" if self._is_wide(node) else None)
+        reasons = (self._why_out_of_range(node), self._why_constant(node), "" if self._is_wide(node) else None)
+        return next((reason for reason in reasons if reason is not None), None)
 
     def _why_out_of_range(self, node: onnx.NodeProto) -> str | None:
         source = next((self._beyond[name] for name in [*node.input, *node.output] if name in self._beyond), None)
+        if source is None and node.op_type == "DequantizeLinear" and node.input[0] in self._constants:
+            return self._why_reader_out_of_range(node)
         if source is None or node.op_type in _TYPELESS_OPS:
             return None
         if node.op_type not in _BOUNDED_OPS and any(name in self._beyond for name in node.input):
             self._beyond.update((name, source) for name in node.output if name not in self._amax)
         return f"{source} reached {self._amax[source]:.3g} in calibration, fp16 ends at {_LARGEST:.0f}"
+
+    def _why_reader_out_of_range(self, weight: onnx.NodeProto) -> str | None:
+        # A cast between a weight and its reader would part the two.
+        readers = self._readers.get(weight.output[0], [])
+        return "" if any(name in self._beyond for node in readers for name in [*node.input, *node.output]) else None
 
     def _why_constant(self, node: onnx.NodeProto) -> str | None:
         for position, name in enumerate(node.input):

@@ -1,6 +1,5 @@
 """TensorRT-RTX takes the Q/DQ model of every pattern: all are parsed, a dozen are built."""
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,9 @@ def quantized(name: str, opset: int, placement: Placement, float_type: FloatType
 
 
 @pytest.fixture(scope="module")
-def builder() -> Iterator[Any]:
+def builder() -> Any:
     """One TensorRT builder for all parsing."""
-    yield trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
+    return trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
 
 
 @pytest.mark.parametrize(("name", "opset"), ENDS)

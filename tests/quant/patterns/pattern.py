@@ -101,7 +101,7 @@ class Graph:
         return self.node("Resize", inputs, output, mode="nearest")
 
     def split(self, source: str, outputs: Sequence[str], axis: int) -> list[str]:
-        more = {"num_outputs": len(outputs)} if self.opset >= 18 else {}
+        more: dict[str, Any] = {"num_outputs": len(outputs)} if self.opset >= 18 else {}
         self.nodes.append(helper.make_node("Split", [source], outputs, name=f"{outputs[0]}_node", axis=axis, **more))
         return list(outputs)
 

@@ -1,5 +1,7 @@
 """What is rare but legal: subgraphs, empty tensors, ops with many outputs, BatchNorms that cannot fold."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -91,7 +93,7 @@ def constant_tail(opset: int) -> onnx.ModelProto:
     net.node("Mul", [net.constant("three", [3.0]), net.constant("four", [4.0])], "twelve")
     net.reduce_mean("c2", "scores", [2, 3], keepdims=0)
     inputs = ["scores"] if opset < 10 else ["scores", net.constant("k", [3], np.int64)]
-    more = {"k": 3} if opset < 10 else {}
+    more: dict[str, Any] = {"k": 3} if opset < 10 else {}
     net.nodes.append(helper.make_node("TopK", inputs, ["values", "places"], name="top", **more))
     return net.model("values", "twelve", ranks=[2, 1])
 
