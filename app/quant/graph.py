@@ -9,7 +9,7 @@ from app.quant.nodes import FLOAT_TYPES, find_fixed, find_subgraphs
 from app.quant.opset import LOWEST_OPSET, raise_opset
 from app.quant.placement import PLACEMENTS, plan_placement
 from app.quant.signature import correct_output_shapes, forget_unknown_sizes
-from app.quant.simplify import merge_pads, remove_identities, remove_unused
+from app.quant.simplify import merge_pads, remove_identities, remove_unused, unify_sums
 from app.quant.tensor_types import infer_types
 
 _QUANTIZED_OPS = frozenset(
@@ -34,6 +34,7 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
     forget_unknown_sizes(graph)
     fold_constants(prepared)
     remove_identities(graph)
+    unify_sums(graph)
     fold_affine(graph)
     merge_pads(graph)
     remove_unused(graph)

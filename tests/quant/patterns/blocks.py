@@ -66,6 +66,15 @@ def residual(opset: int) -> onnx.ModelProto:
     return net.model("output", "ya")
 
 
+def residual_sum(opset: int) -> onnx.ModelProto:
+    """A shortcut by Sum, as Caffe2 wrote it; the sum is an output as well."""
+    net = Graph(opset)
+    net.node("Relu", [net.conv(net.input("input", "N", 3, 8, 8), "c1", 3, 16)], "r1")
+    net.node("Relu", [net.node("Sum", [net.conv("r1", "c2", 16, 16), "r1"], "sum")], "r2")
+    net.conv("r2", "output", 16, 16)
+    return net.model("output", "r2")
+
+
 def residual_silu(opset: int) -> onnx.ModelProto:
     """Add of two activated branches, then a branch whose shortcut has no convolution: a bottleneck of YOLO."""
     net = Graph(opset)
@@ -211,6 +220,7 @@ PATTERNS = (
     Pattern(conv_hardswish, (1, 2, 2), opsets=OPSETS),
     Pattern(conv_leaky, (3, 4, 4), opsets=OPSETS),
     Pattern(residual, (5, 7, 7), opsets=OPSETS),
+    Pattern(residual_sum, (2, 3, 3), opsets=OPSETS),
     Pattern(residual_silu, (2, 3, 4), opsets=OPSETS),
     Pattern(preactivation, (2, 4, 4), opsets=OPSETS),
     Pattern(squeeze_excite, (2, 3, 3), floats=("down", "up", "down2", "up2"), opsets=OPSETS),

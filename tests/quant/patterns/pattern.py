@@ -93,6 +93,8 @@ class Graph:
         return self.node("ReduceMean", [source, self.constant(f"{output}.axes", axes, np.int64)], output, keepdims=keepdims)
 
     def upsample(self, source: str, output: str) -> str:
+        if self.opset < 9:
+            return self.node("Upsample", [source], output, mode="nearest", scales=[1.0, 1.0, 2.0, 2.0])
         scales = self.constant(f"{output}.scales", [1, 1, 2, 2])
         if self.opset < 10:
             return self.node("Upsample", [source, scales], output, mode="nearest")
@@ -134,7 +136,7 @@ class Graph:
 
 
 def _ir(opset: int) -> int:
-    return onnx.helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+    return max(4, onnx.helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))
 
 
 def feeds(model: onnx.ModelProto, count: int = 4) -> dict[str, np.ndarray]:
