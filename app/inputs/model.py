@@ -138,7 +138,9 @@ _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
 def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dimension.HasField("dim_value"):
         return dimension.dim_value if dimension.dim_value > 0 else None
-    return str(dimension.dim_param)[:100] or None
+    # Paddle's exporter calls every unknown size `?`: no name, or height and width would be held to be equal.
+    is_name = any(letter.isalnum() for letter in dimension.dim_param)
+    return str(dimension.dim_param)[:100] if is_name else None
 
 
 def _hash_file(name: str, path: Path) -> _Content:
