@@ -133,6 +133,11 @@ def test_a_folded_batchnorm_may_be_named() -> None:
     assert [row["node"] for row in result.report["kept_float"]] == ["a1_node"]
 
 
+def test_a_convolution_may_be_named_by_the_output_that_a_fold_took_away() -> None:
+    result = quantized(resnet(), exclude=["a1"])
+    assert {row["node"]: row["reason"] for row in result.report["kept_float"]} == {"a1_node": "excluded by a1"}
+
+
 def test_unknown_excludes_are_named() -> None:
     with pytest.raises(SpecProblem, match=r"no\*thing, nonsense"):
         quantized(resnet(), exclude=["a1_node", "nonsense", "no*thing"])
