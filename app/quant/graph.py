@@ -11,6 +11,7 @@ from app.quant.placement import PLACEMENTS, plan_placement
 from app.quant.signature import correct_output_shapes, forget_unknown_sizes
 from app.quant.simplify import merge_pads, remove_identities, remove_unused, unify_sums
 from app.quant.tensor_types import infer_types
+from app.quant.transposes import sink_transposes
 
 _QUANTIZED_OPS = frozenset(
     "QuantizeLinear DequantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger DynamicQuantizeLinear".split()
@@ -20,10 +21,10 @@ _QUANTIZED_OPS = frozenset(
 def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model of the same function that is ready for Q/DQ; the model given stays as it is.
 
-    Opset 13 or newer, constants folded into initializers, Identity and Dropout removed, BatchNormalization and constant
-    gains and shifts of channels folded into the convolution before them (whose output takes their name), zero Pads moved
-    into the Conv behind them, nothing unused. Subgraphs stay as they are. Activations that remain keep their names.
-    Preparing a prepared model changes nothing.
+    Opset 13 or newer, constants folded into initializers, Identity and Dropout removed, Transposes that cancel gone,
+    BatchNormalization and constant gains and shifts of channels folded into the convolution before them (whose output
+    takes their name), zero Pads moved into the Conv behind them, nothing unused. Subgraphs stay as they are. Activations
+    that remain keep their names. Preparing a prepared model changes nothing.
 
     Raises ModelAlreadyQuantized, ModelUnsupportedOp (the opset cannot be converted; functions) and ModelInvalidGraph.
     """
@@ -35,6 +36,7 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
     fold_constants(prepared)
     remove_identities(graph)
     unify_sums(graph)
+    sink_transposes(graph)
     fold_affine(graph)
     merge_pads(graph)
     remove_unused(graph)

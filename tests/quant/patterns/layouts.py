@@ -84,7 +84,7 @@ def detector_head(opset: int) -> onnx.ModelProto:
 
 
 PATTERNS = (
-    Pattern(nhwc, (2, 3, 8), opsets=OPSETS),
+    Pattern(nhwc, (2, 3, 4), opsets=OPSETS),
     Pattern(nhwc_outside, (2, 3, 6), opsets=OPSETS),
     Pattern(many_inputs, (1, 3, 7), opsets=OPSETS),
     Pattern(dynamic_picture, (2, 3, 5), opsets=OPSETS),
