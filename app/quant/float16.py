@@ -33,10 +33,7 @@ _FLOAT32_OPS = frozenset(
 )
 #: Their outputs fit into fp16, whatever they read.
 _BOUNDED_OPS = frozenset(
-    """
-    BatchNormalization Clip GroupNormalization HardSigmoid InstanceNormalization LayerNormalization LogSoftmax Sigmoid
-    Sign Softmax Tanh
-    """.split()
+    "GroupNormalization HardSigmoid InstanceNormalization LayerNormalization LogSoftmax Sigmoid Sign Softmax Tanh".split()
 )
 #: Their outputs say nothing of their inputs' range.
 _REDUCING_OPS = frozenset({"Conv", "ConvTranspose", "Exp", "Gemm", "MatMul", "Pow", "ReduceSum", "ReduceSumSquare"})
