@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from app.resolved import ResolvedJob
 from app.spec import CalibrationSpec, QuantizeSpec
 
-#: Raised when a stage computes other numbers from the same input.
-OBSERVER_VERSION = 1
+#: Raised when a stage computes other numbers from the same input, or an observation holds other tensors.
+OBSERVER_VERSION = 2
 DERIVER_VERSION = 1
-QUANTIZER_VERSION = 1
+QUANTIZER_VERSION = 2
 JUDGE_VERSION = 1
 EQUALIZER = "cross-layer/1"
 

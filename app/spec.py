@@ -135,6 +135,8 @@ def _as_set(names: tuple[str, ...]) -> tuple[str, ...]:
 class QuantizeSpec(Frozen):
     """Where Q/DQ pairs go, and what the rest of the model computes in.
 
+    `placement`: `conservative` (inputs of nodes with weights that are wide enough), `default` (also first layers, products
+    of activations, shortcuts), `fused` (also pooling, Concat, Add and what moves values between them).
     `equalize` gives channels between two convolutions like ranges in both weights, exactly in float; the activations
     are then observed on that model.
     """

@@ -147,7 +147,7 @@ def _try(plan: Path, request: BuildRequest, model: onnx.ModelProto) -> dict[str,
 def _sample(value: onnx.ValueInfoProto, shapes: Any) -> np.ndarray:
     tensor = value.type.tensor_type
     profile: ShapeProfile | None = shapes.get(value.name)
-    sizes = profile.min if profile else [d.dim_value if d.HasField("dim_value") else 1 for d in tensor.shape.dim]
+    sizes = profile.min if profile else [d.dim_value if d.dim_value > 0 else 1 for d in tensor.shape.dim]
     return np.zeros(sizes, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
 
 
