@@ -1,0 +1,71 @@
+"""What TensorRT's ONNX parser calls the tensors that the ONNX file has no name for, seen in its own caches.
+
+A constant operand `w` becomes a layer with the output `w_output`; a Gemm named `g` with a bias is the product `g_output`
+and a sum that has the ONNX name; shapes are matched by `ONNXTRT_Broadcast_output`, and layers without a name are
+`(Unnamed Layer* N) [Kind]_output`. Weights of convolutions and of normalizations are no tensors there.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from app.quant.nodes import FLOAT_TYPES, Index, index_graph
+
+#: TensorRT makes these for itself.
+INTERNAL_PREFIXES = ("ONNXTRT_", "(Unnamed Layer* ")
+#: Operators whose constant inputs become weights of the layer or numbers of its description.
+_LAYER_WEIGHTS = frozenset(
+    """
+    BatchNormalization Clip Conv ConvTranspose Dropout Expand Gather GRU InstanceNormalization LSTM OneHot Pad Resize
+    RNN Slice Upsample
+    """.split()
+)
+_ZERO_AMAX = 127.0
+
+
+def find_constant_names(graph: onnx.GraphProto) -> set[str]:
+    """Return every name under which a cache may list a constant of the model."""
+    names = {tensor.name for tensor in graph.initializer}
+    names |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    return names | {f"{name}_output" for name in names}
+
+
+def find_product_names(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the products inside the Gemms."""
+    return {f"{node.name}_output{end}" for node in graph.node if node.op_type == "Gemm" for end in ("", "_0")}
+
+
+def constant_amax(graph: onnx.GraphProto) -> dict[str, float]:
+    """Return amax of the constants that TensorRT takes for tensors, under its names, in the graph's order.
+
+    Zeros are exact at any scale; they get scale 1.
+    """
+    index = index_graph(graph)
+    found: dict[str, float] = {}
+    for name in _operands(graph, index):
+        value = index.array(name)
+        if value is not None and np.isfinite(value).all():
+            found[f"{name}_output"] = float(np.abs(value).max(initial=0.0)) or _ZERO_AMAX
+    return found
+
+
+def product_bounds(graph: onnx.GraphProto, amax: dict[str, float]) -> dict[str, float]:
+    """Return a bound of each product inside a Gemm with a constant bias: |x w| <= |output| + |bias|."""
+    index = index_graph(graph)
+    found: dict[str, float] = {}
+    for node in graph.node:
+        bias = index.array(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and node.name and node.output[0] in amax:
+            found[f"{node.name}_output"] = amax[node.output[0]] + float(np.abs(bias).max(initial=0.0))
+    return found
+
+
+def _operands(graph: onnx.GraphProto, index: Index) -> Iterator[str]:
+    for node in graph.node:
+        if node.op_type in _LAYER_WEIGHTS:
+            continue
+        for name in node.input:
+            tensor = index.constants.get(name)
+            if tensor is not None and tensor.data_type in FLOAT_TYPES:
+                yield name
