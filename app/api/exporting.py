@@ -10,7 +10,7 @@ from app.child.parent import ChildCall, run_child
 from app.db import uploads
 from app.db.rows import ModelRow, TableRow
 from app.errors import UnsupportedOption
-from app.jobs.resolve import resolved_model
+from app.jobs.resolve import is_equalized, resolved_model
 from app.quant.ort_table import format_ort_table
 from app.quant.table import scale_from_amax, scales_from_table, table_from_json
 from app.quant.trt_cache import format_trt_cache
@@ -32,11 +32,6 @@ def check_exportable(row: TableRow) -> None:
     if is_equalized(row):
         reason = "its ranges are those of the equalized model; take the Q/DQ model at /qdq, or calibrate without equalize"
         raise UnsupportedOption(option="a cache of a table with quantize.equalize", reason=reason)
-
-
-def is_equalized(row: TableRow) -> bool:
-    """Return whether a table was observed on the model with equalized weights."""
-    return bool((row.facts.get("observation") or {}).get("equalize"))
 
 
 async def trt_cache(context: Context, row: TableRow, header: Header) -> bytes:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from app.api.context import InContext, InService
 from app.api.documents import table_document
 from app.api.downloads import blob_response, bytes_response
-from app.api.exporting import Header, coverage, is_equalized, ort_table, trt_cache
+from app.api.exporting import Header, coverage, ort_table, trt_cache
 from app.api.filling import Measuring, check_measuring, measure, measured_table
 from app.api.importing import Fill, Import, find_model, read_import, store_import
 from app.api.paging import InPage, page_document
@@ -22,6 +22,7 @@ from app.db.database import Session
 from app.db.rows import DatasetRow, ModelRow, TableRow
 from app.errors import SpecProblem
 from app.jobs.context import Service
+from app.jobs.resolve import is_equalized
 from app.jobs.submit import lookup
 from app.quant.table import Table, scales_from_table, table_from_json
 from app.quant.table_diff import diff_scales

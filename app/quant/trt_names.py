@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
+from app.quant.histogram import add_tensorrt_batch, empty_tensorrt
 from app.quant.nodes import FLOAT_TYPES, Index, index_graph
 
 #: TensorRT makes these for itself.
@@ -22,6 +23,8 @@ _LAYER_WEIGHTS = frozenset(
     """.split()
 )
 _ZERO_AMAX = 127.0
+#: Below this a scale would be no normal float32 number.
+MIN_AMAX = 127 * float(np.finfo(np.float32).tiny)
 
 
 def find_constant_names(graph: onnx.GraphProto) -> set[str]:
@@ -36,18 +39,29 @@ def find_product_names(graph: onnx.GraphProto) -> set[str]:
     return {f"{node.name}_output{end}" for node in graph.node if node.op_type == "Gemm" for end in ("", "_0")}
 
 
-def constant_amax(graph: onnx.GraphProto) -> dict[str, float]:
+def constant_amax(graph: onnx.GraphProto, method: str) -> dict[str, float]:
     """Return amax of the constants that TensorRT takes for tensors, under its names, in the graph's order.
 
-    Zeros are exact at any scale; they get scale 1.
+    Its calibrators treat them like activations, on its own grid: with method entropy they get the same bin. By every
+    other method the largest magnitude is kept. Zeros are exact at any scale; they get scale 1.
     """
     index = index_graph(graph)
     found: dict[str, float] = {}
     for name in _operands(graph, index):
         value = index.array(name)
         if value is not None and np.isfinite(value).all():
-            found[f"{name}_output"] = float(np.abs(value).max(initial=0.0)) or _ZERO_AMAX
+            found[f"{name}_output"] = _amax(value.astype(np.float32), method)
     return found
+
+
+def _amax(value: np.ndarray, method: str) -> float:
+    largest = float(np.abs(value).max(initial=0.0))
+    if largest < MIN_AMAX or method != "entropy":
+        return largest if largest >= MIN_AMAX else _ZERO_AMAX
+    # numba takes half a second to import, which other methods need not pay.
+    from app.quant.thresholds import compute_amax
+
+    return compute_amax(add_tensorrt_batch(empty_tensorrt(), value.ravel()), method)
 
 
 def product_bounds(graph: onnx.GraphProto, amax: dict[str, float]) -> dict[str, float]:

@@ -35,9 +35,7 @@ class ExportOptions:
 class ImportOptions:
     """What is imported, and how strictly."""
 
-    path: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="TRT cache, JSON, or calibration.flatbuffers.")
-    ]
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="TRT cache, JSON, or calibration.flatbuffers.")]
     model: Annotated[str, typer.Option(help="Name or id of the model that it belongs to.")]
     min_coverage: Annotated[float | None, typer.Option(help="Refuse it below this share of matched tensors.")] = None
     fill: Annotated[Fill | None, typer.Option(help="Where the range of a tensor that it lacks comes from.")] = None

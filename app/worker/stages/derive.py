@@ -26,6 +26,8 @@ _TOLD = ("tensors", "dead", "skipped", "images", "converge")
 def find_or_derive(run: Run) -> TableRow:
     """Return the job's table, derived now unless somebody has. Raises TableNondeterministic."""
     assert run.job.spec.calibration is not None
+    if run.job.spec.table is not None:
+        return _named(run, run.job.spec.table)
     key = keys.table_key(run.job)
     with run.claim(key):
         with run.worker.database.reading() as session:
@@ -34,8 +36,17 @@ def find_or_derive(run: Run) -> TableRow:
         return known if known and is_there else _derive(run, key, run.job.spec.calibration.method)
 
 
+def _named(run: Run, table_id: str) -> TableRow:
+    with run.worker.database.reading() as session:
+        return results.get_table(session, table_id)
+
+
 def find_job_table(session: Session, job: ResolvedJob) -> TableRow | None:
-    """Return the computed table of the job's key; where the job allows it and there is none, the model's last import."""
+    """Return the table that the job names, or the computed one of its key; where there is none and the job allows it,
+    the model's last import.
+    """
+    if job.spec.table is not None:
+        return results.get_table(session, job.spec.table)
     known = results.find_table(session, keys.table_key(job))
     if known is None and job.spec.allow_imported:
         return results.find_imported_table(session, job.model.digest)

@@ -8,7 +8,7 @@ import onnx
 
 from app.engines.network_tensors import NetworkTensor, find_network_tensors, parser_name
 from app.quant.graph import find_activations
-from app.quant.trt_names import constant_amax, product_bounds
+from app.quant.trt_names import MIN_AMAX, constant_amax, product_bounds
 from app.worker.steps.quantize import read_table
 
 _RULE = "rule"
@@ -23,10 +23,11 @@ def export_cache(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
     "missing": those of them without a range, "names_from": the parser, or `rule` where none is installed}.
     """
     model = onnx.load(request["model"])
-    table = read_table(request["table"]).amax
+    stored = read_table(request["table"])
+    table = stored.amax
     network = find_network_tensors(Path(request["model"]))
     amax = table | request["kept"]
-    beside = constant_amax(model.graph) | product_bounds(model.graph, table)
+    beside = constant_amax(model.graph, stored.method) | product_bounds(model.graph, table)
     if network is not None:
         beside = _of_network(network, beside, amax)
     added = {name: value for name, value in beside.items() if name not in amax}
@@ -51,5 +52,5 @@ def _of_network(network: Sequence[NetworkTensor], beside: Mapping[str, float], a
         value = found.get(source, amax.get(source)) if value is None else value
         if value is not None:
             # Zeros are exact at any scale, and a scale of zero never leaves the service.
-            found[tensor.name] = value or 127.0
+            found[tensor.name] = value if value >= MIN_AMAX else 127.0
     return found
