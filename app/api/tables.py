@@ -15,7 +15,7 @@ from app.api.exporting import Header, coverage, ort_table, trt_cache
 from app.api.filling import Measuring, check_measuring, measure, measured_table
 from app.api.importing import Fill, Import, find_model, read_import, store_import
 from app.api.paging import InPage, page_document
-from app.api.quantizing import quantized_digest
+from app.api.quantizing import find_or_quantize, quantize_report
 from app.api.staging import stage_body, staging_folder
 from app.db import results, uploads
 from app.db.database import Session
@@ -43,6 +43,17 @@ class ImportQuery(Frozen):
     dataset: str | None = Field(default=None, max_length=100)
     preprocess: str | None = Field(default=None, max_length=4096)
     wait: float = Field(default=60, ge=0, le=60)
+
+
+class QuantizeQuery(Frozen):
+    """What `/qdq` is asked: the fields of a QuantizeSpec that a table does not decide."""
+
+    float_type: FloatType = "fp32"
+    placement: Placement = "default"
+    exclude: list[str] = Field(default=[], max_length=1000)
+
+
+InQuantize = Annotated[QuantizeQuery, Query()]
 
 
 @router.get("")
@@ -129,23 +140,18 @@ async def get_coverage(table_id: str, context: InContext) -> dict[str, Any]:
 
 
 @router.get("/{table_id}/qdq")
-async def get_qdq(
-    table_id: str,
-    request: Request,
-    context: InContext,
-    float_type: FloatType = "fp32",
-    placement: Placement = "default",
-    exclude: Annotated[tuple[str, ...], Query(max_length=1000)] = (),
-) -> Response:
+async def get_qdq(table_id: str, request: Request, context: InContext, wanted: InQuantize) -> Response:
     """Return the table's model with Q/DQ pairs: for TensorRT 11, TensorRT-RTX and ONNX Runtime."""
-    with context.service.database.reading() as session:
-        row = results.get_table(session, table_id)
-    try:
-        quantize = QuantizeSpec(placement=placement, float_type=float_type, exclude=exclude, equalize=is_equalized(row))
-    except ValidationError as error:
-        raise SpecProblem(reason=f"exclude: {error.errors()[0]['msg']}") from error
-    digest = await quantized_digest(context, row, quantize)
-    return blob_response(request, context.service.blobs, digest, f"{row.id}.qdq.onnx")
+    row = await asyncio.to_thread(find_table, context.service, table_id)
+    quantized = await find_or_quantize(context, row, _quantize_spec(row, wanted))
+    return blob_response(request, context.service.blobs, quantized.body, f"{row.id}.qdq.onnx")
+
+
+@router.get("/{table_id}/qdq/report")
+async def get_qdq_report(table_id: str, context: InContext, wanted: InQuantize) -> dict[str, Any]:
+    """Say what is INT8 in the Q/DQ model and why the rest is not, and what changes against implicit quantization."""
+    row = await asyncio.to_thread(find_table, context.service, table_id)
+    return await quantize_report(context, row, _quantize_spec(row, wanted))
 
 
 @router.get("/{first}/diff/{second}")
@@ -157,6 +163,13 @@ async def diff(first: str, second: str, service: InService) -> dict[str, Any]:
 def load_table(service: Service, row: TableRow) -> Table:
     """Return the stored table. Raises BlobCorrupt, TableProblem."""
     return table_from_json(service.blobs.fetch(row.body).read_bytes())
+
+
+def _quantize_spec(row: TableRow, wanted: QuantizeQuery) -> QuantizeSpec:
+    try:
+        return QuantizeSpec.model_validate(wanted.model_dump() | {"equalize": is_equalized(row)})
+    except ValidationError as error:
+        raise SpecProblem(reason=f"exclude: {error.errors()[0]['msg']}") from error
 
 
 def find_table(service: Service, table_id: str) -> TableRow:

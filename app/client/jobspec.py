@@ -59,7 +59,7 @@ def document_from_options(calibration: CalibrationOptions, engine: EngineOptions
     document = _read_spec(calibration.spec) if calibration.spec else {}
     _put(document, {"model": calibration.model, "dataset": calibration.dataset})
     if calibration.preprocess is not None:
-        document["preprocess"] = _preprocess_from_text(calibration.preprocess)
+        document["preprocess"] = preprocess_from_text(calibration.preprocess)
     chosen = ("method", "grid", "batch_size", "max_images", "percentile", "observe", "converge", "shards")
     _put_section(document, "calibration", {name: asdict(calibration)[name] for name in chosen})
     if engine is None:
@@ -137,7 +137,8 @@ def _read_spec(path: Path) -> dict[str, Any]:
     return document
 
 
-def _preprocess_from_text(text: str) -> Any:
+def preprocess_from_text(text: str) -> Any:
+    """Return a preset's name, or the JSON object that text is. Raises typer.BadParameter."""
     if not text.lstrip().startswith("{"):
         return text
     try:

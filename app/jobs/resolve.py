@@ -69,7 +69,10 @@ class JobRows:
 
 
 def resolve_job(session: Session, spec: JobSpec, fleet: Fleet) -> tuple[ResolvedJob, str]:
-    """Return the resolved job and its queue. Raises NotFound, SpecProblem for a table that does not fit, and what `resolve_rows` raises."""
+    """Return the resolved job and its queue.
+
+    Raises NotFound, SpecProblem for a table that does not fit, and what `resolve_rows` raises.
+    """
     rows = JobRows(
         model=uploads.get_upload(session, ModelRow, spec.model),
         dataset=uploads.get_upload(session, DatasetRow, spec.dataset) if spec.dataset else None,
