@@ -10,7 +10,6 @@ from app.api.documents import engine_document, report_document
 from app.api.downloads import blob_response
 from app.api.paging import InPage, page_document
 from app.db import results
-from app.errors import NotFound
 
 router = APIRouter(prefix="/v1/engines")
 
@@ -43,11 +42,9 @@ def get_plan(engine_id: str, request: Request, service: InService) -> Response:
 
 @router.get("/{engine_id}/report")
 def get_report(engine_id: str, service: InService) -> dict[str, Any]:
-    """Return what the judge measured of this engine last."""
+    """Return what the judge measured of this engine last, its sizes, its layers by precision, and why some are float."""
     with service.database.reading() as session:
         engine = results.get_engine(session, engine_id)
         row = results.latest_report(session, engine.id)
         table = results.get_table(session, engine.table_id) if engine.table_id else None
-    if row is None:
-        raise NotFound(kind="report", name=engine_id)
-    return report_document(row.report, table)
+    return report_document(row.report if row else {}, table, engine)

@@ -54,9 +54,9 @@ async def read_import(context: Context, wanted: Import) -> dict[str, Any]:
     async with context.inspecting:
         answer = await run_child(call)
     if answer["needed"] and answer["covered"] / answer["needed"] < wanted.min_coverage:
-        raise TableCoverage(
-            matched=answer["covered"], needed=answer["needed"], minimum=wanted.min_coverage, details=answer["details"]
-        )
+        details = answer["details"]
+        lacks = {"missing": [*details["missing"], *details["filled"]], "details": details}
+        raise TableCoverage(matched=answer["covered"], needed=answer["needed"], minimum=wanted.min_coverage, **lacks)
     return answer
 
 

@@ -10,11 +10,12 @@ import onnx
 from app.engines.backend import BuildRequest, get_backend
 from app.quant.graph import prepare_model
 from app.quant.qdq import model_to_bytes
+from app.quant.weight_sizes import count_weight_bytes
 from app.spec import EngineSpec, FloatType
 
 
 def build(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Write the plan to `out`; return the engine's metadata.
+    """Write the plan to `out`; return the engine's metadata, and as `weights` the bytes of what it was built from.
 
     request: {"model": path, "engine": EngineSpec, "float_type": "fp32" | "fp16", "out": path}; the model has Q/DQ pairs
     where the precision is int8. Raises EngineProblem, UnsupportedOption.
@@ -24,7 +25,8 @@ def build(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
     model = Path(request["model"])
     if engine.precision != "int8":
         model = _prepared(model, Path(request["out"] + ".onnx"))
-    return get_backend(engine.backend).build(_build_request(engine, model, request), report).metadata
+    metadata = get_backend(engine.backend).build(_build_request(engine, model, request), report).metadata
+    return metadata | {"weights": count_weight_bytes(onnx.load(model, load_external_data=False))}
 
 
 def _build_request(engine: EngineSpec, model: Path, request: dict[str, Any]) -> BuildRequest:
