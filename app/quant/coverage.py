@@ -8,7 +8,7 @@ import onnx
 
 from app.quant.graph import find_activations, find_needed_tensors
 from app.quant.neighbours import Filled
-from app.quant.trt_names import INTERNAL_PREFIXES, find_constant_names, find_product_names
+from app.quant.trt_names import INTERNAL_PREFIXES, find_constant_names, find_layer_names
 from app.quant.unnamed import map_unnamed
 
 
@@ -50,7 +50,7 @@ class Coverage:
 def match_names(model: onnx.ModelProto, amax: Mapping[str, float]) -> Coverage:
     """Return the coverage of a table {name: amax} for a model. Raises what `find_needed_tensors` raises."""
     activations = set(find_activations(model))
-    constants, products = find_constant_names(model.graph), find_product_names(model.graph)
+    constants, layers = find_constant_names(model.graph), find_layer_names(model.graph)
     mapped = map_unnamed(model, amax, activations)
     known = {mapped.get(name, name): value for name, value in amax.items() if name in activations or name in mapped}
     coverage = Coverage(known, tuple(find_needed_tensors(model)), mapped=mapped)
@@ -62,7 +62,7 @@ def match_names(model: onnx.ModelProto, amax: Mapping[str, float]) -> Coverage:
         elif name in constants or "[Constant]" in name:
             coverage.constants.append(name)
             coverage.kept[name] = value
-        elif name.startswith(INTERNAL_PREFIXES) or name in products:
+        elif name.startswith(INTERNAL_PREFIXES) or name in layers:
             coverage.internal.append(name)
             coverage.kept[name] = value
         else:

@@ -1,8 +1,9 @@
 """What TensorRT's ONNX parser calls the tensors that the ONNX file has no name for, seen in its own caches.
 
-A constant operand `w` becomes a layer with the output `w_output`; a Gemm named `g` with a bias is the product `g_output`
-and a sum that has the ONNX name; shapes are matched by `ONNXTRT_Broadcast_output`, and layers without a name are
-`(Unnamed Layer* N) [Kind]_output`. Weights of convolutions and of normalizations are no tensors there.
+A constant operand `w` becomes a layer with the output `w_output`. A Gemm named `g` with a bias is the product `g_output`
+and a sum that has the ONNX name; a Softmax on a flattened matrix has a layer of its own likewise. Shapes are matched by
+`ONNXTRT_Broadcast_output`, and layers without a name are `(Unnamed Layer* N) [Kind]_output`. Weights of convolutions
+and of normalizations are no tensors there.
 """
 
 from collections.abc import Iterator
@@ -28,15 +29,17 @@ MIN_AMAX = 127 * float(np.finfo(np.float32).tiny)
 
 
 def find_constant_names(graph: onnx.GraphProto) -> set[str]:
-    """Return every name under which a cache may list a constant of the model."""
+    """Return every name under which a cache may list a constant of the model, or what is computed from constants alone."""
     names = {tensor.name for tensor in graph.initializer}
-    names |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    for node in graph.node:
+        if all(name in names for name in node.input if name):
+            names.update(name for name in node.output if name)
     return names | {f"{name}_output" for name in names}
 
 
-def find_product_names(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of the products inside the Gemms."""
-    return {f"{node.name}_output{end}" for node in graph.node if node.op_type == "Gemm" for end in ("", "_0")}
+def find_layer_names(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of tensors inside a node: the product of a Gemm, the matrix that a Softmax works on."""
+    return {f"{node.name}_output{end}" for node in graph.node if node.name for end in ("", "_0")}
 
 
 def constant_amax(graph: onnx.GraphProto, method: str) -> dict[str, float]:

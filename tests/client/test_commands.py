@@ -129,6 +129,7 @@ def test_tables_go_out_and_in(shell: Shell, job: dict[str, Any], tmp_path: Path)
     assert shell.run("table", "diff", job["table_id"], imported["id"])[0] == 0
     assert job["table_id"] in shell.run("table", "list", "--model", "cli-digits")[1]
     listed = {line.rpartition(":")[0] for line in printed.splitlines()[1:]}
+    assert shell.json("table", "coverage", job["table_id"])["listed"] == len(listed)
     assert set(shell.json("table", "show", job["table_id"])["scales"]) < listed  # TensorRT's constants come on top
     assert set(shell.json("table", "show", imported["id"])["scales"]) == set(
         shell.json("table", "show", job["table_id"])["scales"]

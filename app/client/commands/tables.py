@@ -87,6 +87,16 @@ def export(context: typer.Context, table: TableArgument, wanted: ExportOptions) 
 
 
 @tables.command()
+def coverage(context: typer.Context, table: TableArgument) -> None:
+    """Say which tensors TensorRT asks for when it builds from the table's cache, and for which it would miss a scale."""
+    session = session_of(context)
+    with session.client() as client:
+        found = client.coverage(table)
+    lines = [f"{found['listed']} listed, {found['asked']} asked for, {len(found['missing'])} missing ({found['names_from']})"]
+    session.screen.result(found, lines + [f"missing: {name}" for name in found["missing"]])
+
+
+@tables.command()
 def diff(
     context: typer.Context,
     a: TableOrFile,
