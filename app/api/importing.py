@@ -17,7 +17,6 @@ from app.jobs.resolve import resolved_model
 from app.worker.files import model_path
 
 _STEP = "app.worker.steps.import_table:import_table"
-_COUNTED = ("matched", "mapped", "constants", "internal", "unknown", "missing", "filled")
 
 Fill = Literal["refuse", "neighbours", "minmax-from-dataset"]
 
@@ -63,10 +62,8 @@ async def read_import(context: Context, wanted: Import) -> dict[str, Any]:
 async def store_import(context: Context, wanted: Import, answer: dict[str, Any]) -> dict[str, Any]:
     """Store the table that `read_import` left and return its document: a filled up one is `derived`, else `imported`."""
     table = await asyncio.to_thread(_save, context, wanted, answer)
-    details = answer["details"]
-    counts = {name: len(details[name]) for name in _COUNTED}
     coverage = answer["covered"] / answer["needed"] if answer["needed"] else 1.0
-    return {"id": table.id, "origin": table.origin, "coverage": coverage, **counts, "details": details}
+    return {"id": table.id, "origin": table.origin, "coverage": coverage, **answer["counts"], "details": answer["details"]}
 
 
 def find_model(context: Context, reference: str) -> ModelRow:

@@ -99,7 +99,9 @@ async def post_import(
             table = replace(table, computed=await measured_table(context, job))
             answer = await read_import(context, table)
             response.status_code = 201
-        return await store_import(context, table, answer)
+        document = await store_import(context, table, answer)
+    response.headers["Location"] = f"/v1/tables/{document['id']}"
+    return document
 
 
 @router.get("/{table_id}")

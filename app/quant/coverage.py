@@ -11,6 +11,8 @@ from app.quant.neighbours import Filled
 from app.quant.trt_names import INTERNAL_PREFIXES, find_constant_names, find_layer_names
 from app.quant.unnamed import map_unnamed
 
+_MOST_UNKNOWN = 1000
+
 
 @dataclass
 class Coverage:
@@ -41,9 +43,15 @@ class Coverage:
         """How many of the needed tensors the table itself has."""
         return sum(name in self.amax for name in self.needed)
 
+    def counts(self) -> dict[str, int]:
+        """Return how long each list is."""
+        names = ("matched", "mapped", "constants", "internal", "unknown", "missing", "filled")
+        return {name: len(getattr(self, name)) for name in names}
+
     def to_json(self) -> dict[str, Any]:
-        """Return the lists as JSON values."""
+        """Return the lists as JSON values; of unknown names, which the model does not bound, the first 1000."""
         lists = {name: getattr(self, name) for name in ("matched", "mapped", "constants", "internal", "unknown", "missing")}
+        lists["unknown"] = self.unknown[:_MOST_UNKNOWN]
         return lists | {"filled": {name: filled.to_json() for name, filled in self.filled.items()}}
 
 

@@ -17,6 +17,8 @@ from app.quant.trt_cache import parse_trt_cache
 
 #: ONNX Runtime's JSON holds the histograms, too.
 MAX_TABLE_BYTES = 64 << 20
+#: Many times what the largest networks have tensors.
+MAX_ENTRIES = 100_000
 _LONGEST_NAME = 4096
 _SNIFFED = 64
 
@@ -45,8 +47,8 @@ def parse_foreign(content: bytes) -> ForeignTable:
         cache = parse_trt_cache(content)
         table = Table(table_from_scales(cache.scales).amax, (), cache.algorithm)
         read = ForeignTable(table, "trt", f"TRT-{cache.version}-{cache.algorithm}")
-    if not read.table.amax:
-        raise TableProblem(reason="it lists no tensor")
+    if not 0 < len(read.table.amax) <= MAX_ENTRIES:
+        raise TableProblem(reason=f"it lists {len(read.table.amax)} tensors; a table has 1 to {MAX_ENTRIES}")
     for name in read.table.amax:
         _check_name(name)
     return read

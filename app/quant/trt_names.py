@@ -13,6 +13,7 @@ import onnx
 
 from app.quant.histogram import add_tensorrt_batch, empty_tensorrt
 from app.quant.nodes import FLOAT_TYPES, Index, index_graph
+from app.quant.table import MIN_SCALE
 
 #: TensorRT makes these for itself.
 INTERNAL_PREFIXES = ("ONNXTRT_", "(Unnamed Layer* ")
@@ -24,8 +25,6 @@ _LAYER_WEIGHTS = frozenset(
     """.split()
 )
 _ZERO_AMAX = 127.0
-#: Below this a scale would be no normal float32 number.
-MIN_AMAX = 127 * float(np.finfo(np.float32).tiny)
 
 
 def find_constant_names(graph: onnx.GraphProto) -> set[str]:
@@ -46,7 +45,7 @@ def constant_amax(graph: onnx.GraphProto, method: str) -> dict[str, float]:
     """Return amax of the constants that TensorRT takes for tensors, under its names, in the graph's order.
 
     Its calibrators treat them like activations, on its own grid: with method entropy they get the same bin. By every
-    other method the largest magnitude is kept. Zeros are exact at any scale; they get scale 1.
+    other method the largest magnitude is kept.
     """
     index = index_graph(graph)
     found: dict[str, float] = {}
@@ -57,10 +56,20 @@ def constant_amax(graph: onnx.GraphProto, method: str) -> dict[str, float]:
     return found
 
 
+def range_of_constant(largest: float) -> float:
+    """Return the largest magnitude of a constant as its amax. Zeros are exact at any scale; they get scale 1."""
+    return _ZERO_AMAX if is_zero(largest) else largest
+
+
+def is_zero(largest: float) -> bool:
+    """Return whether a magnitude is too small for a scale of its own."""
+    return largest < 127 * MIN_SCALE
+
+
 def _amax(value: np.ndarray, method: str) -> float:
     largest = float(np.abs(value).max(initial=0.0))
-    if largest < MIN_AMAX or method != "entropy":
-        return largest if largest >= MIN_AMAX else _ZERO_AMAX
+    if method != "entropy" or is_zero(largest):
+        return range_of_constant(largest)
     # numba takes half a second to import, which other methods need not pay.
     from app.quant.thresholds import compute_amax
 

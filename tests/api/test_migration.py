@@ -50,6 +50,7 @@ def scales_of(http: httpx.Client, table_id: str) -> dict[str, float]:
 def test_a_cache_without_a_needed_tensor_is_refused_where_it_is_used_and_not_before(http: httpx.Client) -> None:
     table = imported(http, cache("entropy"))
     assert (table["origin"], table["missing"], table["details"]["missing"]) == ("imported", 1, [FLAT])
+    assert http.get(post(http, cache("entropy")).headers["location"]).json()["id"] == table["id"]
     assert table["coverage"] == pytest.approx(8 / 9)
     problem = assert_problem(http.get(f"/v1/tables/{table['id']}/qdq"), 422, "table-incomplete")
     assert FLAT in str(problem["detail"])

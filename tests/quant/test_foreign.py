@@ -12,7 +12,7 @@ from onnxruntime.quantization.calibrate import CalibrationCacheEncoder, Calibrat
 from onnxruntime.quantization.quant_utils import write_calibration_table
 
 from app.errors import Problem, TableProblem, TableScaleInvalid
-from app.quant.foreign import MAX_TABLE_BYTES, parse_foreign
+from app.quant.foreign import MAX_ENTRIES, MAX_TABLE_BYTES, parse_foreign
 from app.quant.ort_table import format_ort_table, parse_ort_table
 from app.quant.table import scales_from_table, table_from_scales, table_to_json
 from app.quant.trt_cache import MAX_CACHE_BYTES, format_trt_cache
@@ -152,3 +152,6 @@ def test_size_is_bounded() -> None:
         parse_foreign(b" " * (MAX_TABLE_BYTES + 1))
     with pytest.raises(TableProblem, match="at most"):
         parse_foreign(b"TRT-8601-EntropyCalibration2\n" + b"x" * MAX_CACHE_BYTES)
+    lines = "".join(f"x{number}: 3f800000\n" for number in range(MAX_ENTRIES + 1))
+    with pytest.raises(TableProblem, match="100001 tensors"):
+        parse_foreign(f"TRT-8601-EntropyCalibration2\n{lines}".encode())

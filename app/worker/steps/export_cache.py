@@ -8,7 +8,7 @@ import onnx
 
 from app.engines.network_tensors import NetworkTensor, find_network_tensors, parser_name
 from app.quant.graph import find_activations
-from app.quant.trt_names import MIN_AMAX, constant_amax, product_bounds
+from app.quant.trt_names import constant_amax, product_bounds, range_of_constant
 from app.worker.steps.quantize import read_table
 
 _RULE = "rule"
@@ -51,6 +51,5 @@ def _of_network(network: Sequence[NetworkTensor], beside: Mapping[str, float], a
         value = beside.get(tensor.name, tensor.amax)
         value = found.get(source, amax.get(source)) if value is None else value
         if value is not None:
-            # Zeros are exact at any scale, and a scale of zero never leaves the service.
-            found[tensor.name] = value if value >= MIN_AMAX else 127.0
+            found[tensor.name] = range_of_constant(value)
     return found

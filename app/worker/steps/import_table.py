@@ -20,8 +20,8 @@ def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
     request: {"model": path, "cache": path, "out": path, "fill": "refuse" or "neighbours" or "minmax-from-dataset",
     "computed": path of a table of that model and dataset, or None}. Returns {"format", "header", "method", "tensors", "dead",
     "needed", "covered", "kept": amax of the known names that are no tensors of the model, "listed": all names in the
-    file's order, but the unknown, "details": lists of names as matched, mapped, constants, internal, unknown, missing,
-    filled}. Raises TableProblem, TableScaleInvalid.
+    file's order, but the unknown, "counts" and "details": names as matched, mapped, constants, internal, unknown,
+    missing, filled}. Raises TableProblem, TableScaleInvalid.
     """
     foreign = parse_foreign(Path(request["cache"]).read_bytes())
     scales_from_table(foreign.table)
@@ -40,6 +40,7 @@ def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
         "covered": coverage.covered,
         "kept": coverage.kept,
         "listed": [name for name in foreign.table.amax if name in coverage.amax or name in coverage.kept],
+        "counts": coverage.counts(),
         "details": coverage.to_json(),
     }
 
