@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Response
 from pydantic import ValidationError
 
 from app.api.context import Context
-from app.api.importing import Import
-from app.api.jobs import submit_and_wait
+from app.api.importing import Import, read_import, store_import
+from app.api.jobs import ENDED, submit_and_wait
 from app.db import results
 from app.db.rows import TableRow
 from app.errors import CalibrationProblem, SpecProblem
@@ -32,25 +32,30 @@ def check_measuring(fill: str, measuring: Measuring) -> None:
         raise SpecProblem(reason="dataset=NAME and fill=minmax-from-dataset go together: give both, or neither")
 
 
-async def measure(context: Context, wanted: Import, measuring: Measuring, response: Response) -> dict[str, Any]:
-    """Submit the minmax calibration of the model, or join it, and return its job's document, ended or not.
+async def import_table(context: Context, wanted: Import, measuring: Measuring, response: Response) -> dict[str, Any]:
+    """Store the table and return its document, or the document of the job that measures what it lacks (202).
 
-    Raises SpecProblem and what `submit` raises.
+    Raises TableProblem, TableScaleInvalid, TableCoverage, SpecProblem, CalibrationProblem and what `submit` raises.
     """
-    return await submit_and_wait(context.service, _spec(wanted, measuring), response, measuring.wait_seconds)
+    answer = await read_import(context, wanted)
+    if measuring.dataset is not None and answer["details"]["missing"]:
+        job = await submit_and_wait(context.service, _spec(wanted, measuring), response, measuring.wait_seconds)
+        if job["state"] not in ENDED:
+            return job
+        wanted = replace(wanted, computed=await asyncio.to_thread(_measured_table, context, job))
+        answer = await read_import(context, wanted)
+    document = await store_import(context, wanted, answer)
+    response.status_code = 201
+    response.headers["Location"] = f"/v1/tables/{document['id']}"
+    return document
 
 
-async def measured_table(context: Context, job: dict[str, Any]) -> TableRow:
-    """Return the table of an ended job. Raises CalibrationProblem where it failed."""
+def _measured_table(context: Context, job: dict[str, Any]) -> TableRow:
     if job["state"] != "succeeded":
         told = (job["error"] or {}).get("detail", job["state"])
         raise CalibrationProblem(reason=f"{told} (job {job['id']}, which measures what the imported table lacks)")
-    return await asyncio.to_thread(_load, context, job["table_id"])
-
-
-def _load(context: Context, table_id: str) -> TableRow:
     with context.service.database.reading() as session:
-        return results.get_table(session, table_id)
+        return results.get_table(session, job["table_id"])
 
 
 def _spec(wanted: Import, measuring: Measuring) -> JobSpec:

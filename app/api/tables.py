@@ -1,7 +1,6 @@
 """Tables: list, look up, compare, import, and hand out in every runtime's format."""
 
 import asyncio
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -12,8 +11,8 @@ from app.api.context import InContext, InService
 from app.api.documents import table_document
 from app.api.downloads import blob_response, bytes_response
 from app.api.exporting import Header, coverage, ort_table, trt_cache
-from app.api.filling import Measuring, check_measuring, measure, measured_table
-from app.api.importing import Fill, Import, find_model, read_import, store_import
+from app.api.filling import Measuring, check_measuring, import_table
+from app.api.importing import Fill, Import, find_model
 from app.api.paging import InPage, page_document
 from app.api.quantizing import find_or_quantize, quantize_report
 from app.api.staging import stage_body, staging_folder
@@ -90,18 +89,7 @@ async def post_import(
     async with staging_folder(context.service.settings) as folder:
         model = await asyncio.to_thread(find_model, context, wanted.model)
         staged = await stage_body(request, context.service.settings, folder)
-        table = Import(model, staged, wanted.min_coverage, wanted.fill)
-        answer = await read_import(context, table)
-        if measuring.dataset is not None and answer["details"]["missing"]:
-            job = await measure(context, table, measuring, response)
-            if response.status_code == 202:
-                return job
-            table = replace(table, computed=await measured_table(context, job))
-            answer = await read_import(context, table)
-            response.status_code = 201
-        document = await store_import(context, table, answer)
-    response.headers["Location"] = f"/v1/tables/{document['id']}"
-    return document
+        return await import_table(context, Import(model, staged, wanted.min_coverage, wanted.fill), measuring, response)
 
 
 @router.get("/{table_id}")
