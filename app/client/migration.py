@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from app.client.commands.importing import lines_from_import
+from app.client.commands.importing import lines_from_import, listed
 from app.client.summary import accuracies_from_report, format_share
 
 _SHOWN = 12
@@ -32,7 +32,8 @@ def _tensors(changes: Mapping[str, Any]) -> Iterator[str]:
     yield f"tensors: {tensors['cache']} had a scale, {tensors['pairs']} have a Q/DQ pair"
     for reason, count in Counter(row["reason"] for row in tensors["lost"]).most_common():
         yield f"  {count} without one now: {reason}"
-    yield from _shown("  new:", tensors["gained"])
+    if tensors["gained"]:
+        yield f"  {len(tensors['gained'])} new: {listed(tensors['gained'])}"
     moved = (f"{row['tensor']}: {row['cache']:.6g} -> {row['now']:.6g}" for row in tensors["changed"])
     yield from _shown("  other scale, for one is shared:", moved)
 

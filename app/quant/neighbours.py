@@ -24,7 +24,7 @@ _SHRINKING = frozenset(
     """.split()
 )
 #: |output| <= 1, whatever the input.
-_UNIT = frozenset("Erf HardSigmoid Sigmoid Softmax".split())
+_UNIT = frozenset("Erf HardSigmoid Sigmoid Softmax Softsign Tanh".split())
 #: These interpolate between values; cubic overshoots.
 _BOUNDED_MODES = (b"nearest", b"linear")
 
@@ -80,12 +80,14 @@ def _same_before(node: onnx.NodeProto, index: Index, known: Mapping[str, Filled]
 
 
 def _bound_behind(node: onnx.NodeProto, index: Index, known: Mapping[str, Filled]) -> dict[str, Filled]:
-    if node.op_type in _UNIT:
-        return {node.output[0]: Filled(1.0, "bound", (), (node.op_type,))}
-    sources = [known[name] for name in _bounding_inputs(node, index) if name in known]
-    if not sources or len(sources) < len(_bounding_inputs(node, index)):
+    wanted, ceiling = _bounding_inputs(node, index), _ceiling(node, index)
+    sources = [known[name] for name in wanted if name in known]
+    if sources and len(sources) == len(wanted):
+        filled = _next(sources, node, "bound", ceiling)
+    elif ceiling < math.inf:
+        filled = Filled(ceiling, "bound", (), (node.op_type,))
+    else:
         return {}
-    filled = _next(sources, node, "bound", _ceiling(node, index))
     return {name: filled for name in node.output if name}
 
 
@@ -125,7 +127,8 @@ def _pads_with_less(node: onnx.NodeProto, index: Index) -> bool:
 
 
 def _ceiling(node: onnx.NodeProto, index: Index) -> float:
-    if node.op_type in ("Tanh", "Softsign"):
+    """Return what no output of the node exceeds in magnitude, whatever its input is."""
+    if node.op_type in _UNIT:
         return 1.0
     bounds = _clip_bounds(node, index) if node.op_type == "Clip" else None
     return max(abs(bound) for bound in bounds) or math.inf if bounds else math.inf

@@ -70,6 +70,8 @@ def test_equal_values_go_before_bounds() -> None:
 def test_a_clip_bounds_what_its_input_does_not() -> None:
     found = fill_from_neighbours(pools(), {"input": 100.0}, ["clipped", "mean"])
     assert (found["clipped"].amax, found["mean"].amax) == (6.0, 6.0)
+    without = fill_from_neighbours(pools(), {}, ["clipped", "mean", "raised"])
+    assert {name: (filled.amax, filled.source) for name, filled in without.items()} == {"clipped": (6.0, ()), "mean": (6.0, ())}
 
 
 def test_nothing_is_made_up() -> None:

@@ -30,11 +30,14 @@ def lines_from_import(found: Mapping[str, Any]) -> list[str]:
     names = ("matched", "mapped", "constants", "internal", "unknown", "filled", "missing")
     counts = ", ".join(f"{found[name]} {name}" for name in names if found[name] or name in ("matched", "missing"))
     lines = [f"table {found['id']} ({found['origin']})", counts]
-    lines += [f"{name}: {_listed(found['details'][name])}" for name in ("unknown", "missing") if found[name]]
-    return lines + [_line(tensor, filled) for tensor, filled in found["details"]["filled"].items()]
+    lines += [f"{name}: {listed(found['details'][name])}" for name in ("unknown", "missing") if found[name]]
+    filled = [_line(tensor, how) for tensor, how in found["details"]["filled"].items()]
+    more = [f"filled: and {len(filled) - _SHOWN_NAMES} more (--json lists all)"] if len(filled) > _SHOWN_NAMES else []
+    return lines + filled[:_SHOWN_NAMES] + more
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Return the first names in a line, and how many more there are."""
     return ", ".join(names[:_SHOWN_NAMES]) + (f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else "")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from app.client.commands.importing import Fill, import_and_wait, lines_from_import
+from app.client.commands.importing import Fill, import_and_wait, lines_from_import, listed
 from app.client.options import grouped
 from app.client.problems import LocalProblem
 from app.client.session import GATE_MISSED, Session, session_of
@@ -163,8 +163,7 @@ def _diff_cells(row: dict[str, Any]) -> list[str]:
 def _tell_rest(session: Session, found: dict[str, Any]) -> None:
     for name in ("only_in_first", "only_in_second"):
         if found[name]:
-            listed = ", ".join(found[name][:8]) + (" ..." if len(found[name]) > 8 else "")
-            session.screen.note(f"{len(found[name])} {name.replace('_', ' ')}: {listed}")
+            session.screen.note(f"{len(found[name])} {name.replace('_', ' ')}: {listed(found[name])}")
 
 
 def _write(path: Path, content: bytes) -> None:
