@@ -44,7 +44,8 @@ def listed(names: list[str]) -> str:
 def _line(tensor: str, filled: Mapping[str, Any]) -> str:
     if filled["rule"] == "minmax":
         return f"filled {tensor}: {filled['amax']:.6g}, measured"
-    way = " < ".join(filled["through"])
-    sources = ", ".join(filled["source"]) or "any value"
+    way = f"({' < '.join(filled['through'])})"
+    if not filled["source"]:
+        return f"filled {tensor}: {filled['amax']:.6g}, which nothing exceeds {way}"
     word = "as" if filled["rule"] == "same" else "at most that of"
-    return f"filled {tensor}: {filled['amax']:.6g}, {word} {sources} ({way})"
+    return f"filled {tensor}: {filled['amax']:.6g}, {word} {', '.join(filled['source'])} {way}"
