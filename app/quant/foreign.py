@@ -41,7 +41,7 @@ def parse_foreign(content: bytes) -> ForeignTable:
         raise TableProblem(reason=f"a table has at most {MAX_TABLE_BYTES} bytes, this one has {len(content)}")
     if content.lstrip()[:1] == b"{":
         read = _read_json(content)
-    elif b"\x00" in content[:_SNIFFED]:
+    elif is_flatbuffer(content):
         read = ForeignTable(_table_from_amax(_parsed_numbers(parse_ort_table(content))), "onnxruntime")
     else:
         cache = parse_trt_cache(content)
@@ -52,6 +52,11 @@ def parse_foreign(content: bytes) -> ForeignTable:
     for name in read.table.amax:
         _check_name(name)
     return read
+
+
+def is_flatbuffer(content: bytes) -> bool:
+    """Return whether the bytes are binary, as ONNX Runtime's calibration.flatbuffers is."""
+    return b"\x00" in content[:_SNIFFED]
 
 
 def _read_json(content: bytes) -> ForeignTable:

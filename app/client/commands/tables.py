@@ -144,11 +144,14 @@ def _diff_files(a: Path, b: Path) -> dict[str, Any]:
 
 
 def _read_scales(path: Path) -> dict[str, Any]:
-    from app.quant.foreign import parse_foreign  # numpy takes its time, which other commands need not pay
+    from app.quant.foreign import is_flatbuffer, parse_foreign  # numpy takes its time, which other commands need not pay
     from app.quant.table import scales_from_table
 
     try:
-        return dict(scales_from_table(parse_foreign(path.read_bytes()).table))
+        content = path.read_bytes()
+        if is_flatbuffer(content):
+            raise LocalProblem(f"{path} is binary; `enginesmith table import` has the server read it, then name its table.")
+        return dict(scales_from_table(parse_foreign(content).table))
     except Problem as problem:
         raise LocalProblem(f"{path}: {problem.detail}") from problem
     except OSError as error:

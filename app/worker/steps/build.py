@@ -26,7 +26,7 @@ def build(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
     if engine.precision != "int8":
         model = _prepared(model, Path(request["out"] + ".onnx"))
     metadata = get_backend(engine.backend).build(_build_request(engine, model, request), report).metadata
-    return metadata | {"weights": count_weight_bytes(onnx.load(model, load_external_data=False))}
+    return metadata | {"weights": count_weight_bytes(onnx.load(request["model"], load_external_data=False))}
 
 
 def _build_request(engine: EngineSpec, model: Path, request: dict[str, Any]) -> BuildRequest:
