@@ -124,7 +124,7 @@ def judge_selection(job: ResolvedJob) -> dict[str, Any]:
     return {
         **({"converge": converge} if converge else {}),
         "dataset": dataset.digest,
-        "calibrated_on": job.dataset.digest if job.dataset else None,
+        "calibrated_on": job.dataset.digest if job.dataset and job.spec.table is None else None,
         "max_images": job.spec.calibration.max_images if job.spec.calibration and not job.judge_dataset else None,
         "images": job.spec.judge.images,
         "bad_images": _bad_images(job),

@@ -231,7 +231,11 @@ class JudgeSpec(Frozen):
 
 
 class JobSpec(Frozen):
-    """One job: observe, derive, quantize, build, judge. The shortest is `{"model": "m", "dataset": "d"}`."""
+    """One job: observe, derive, quantize, build, judge. The shortest is `{"model": "m", "dataset": "d"}`.
+
+    `table` names a stored table of the model, an imported one for instance: then nothing is calibrated, and a dataset
+    is only judged on.
+    """
 
     model: Reference
     dataset: Reference | None = None
@@ -243,15 +247,23 @@ class JobSpec(Frozen):
     priority: int = Field(default=100, ge=1, le=1_000_000)
     wait_for_worker_seconds: int = Field(default=0, ge=0, le=86_400)
     allow_imported: bool = False
+    table: Reference | None = None
 
     @model_validator(mode="after")
     def _dataset_where_needed(self) -> Self:
+        if self.table is not None:
+            return self._table_is_used()
         if self.calibration is not None and self.dataset is None and (self.engine is None or self.is_quantized):
             raise ValueError("dataset is needed to calibrate; for fp32 or fp16 send calibration: null and engine.precision")
         if self.calibration is None and self.engine is None:
             raise ValueError("calibration: null and engine: null together leave nothing to do")
         if self.calibration is None and self.is_quantized:
             raise ValueError("calibration: null needs engine.precision fp32, fp16 or bf16; int8 must be calibrated")
+        return self
+
+    def _table_is_used(self) -> Self:
+        if not self.is_quantized or self.calibration is None:
+            raise ValueError("table is for an engine of precision int8; leave calibration and engine out, or table")
         return self
 
     @property

@@ -87,6 +87,14 @@ def test_auto_depends_on_the_judge_and_methods_do_not() -> None:
     assert keys.table_key(job(percentile)) != keys.table_key(job({"calibration": {"method": "percentile"}}))
 
 
+def test_a_named_table_has_no_part_in_the_calibration_and_is_judged_on_all_images() -> None:
+    named = job({"table": "tbl_1"})
+    assert keys.observation_key(named) == keys.observation_key(job())
+    assert keys.engine_key(named, "t") == keys.engine_key(job(), "t")
+    assert keys.judge_key(named, "e") != keys.judge_key(job(), "e")
+    assert keys.job_key(named) != keys.job_key(job())
+
+
 def test_single_flight_ignores_priority_and_waiting() -> None:
     assert keys.job_key(job({"priority": 7, "wait_for_worker_seconds": 3})) == keys.job_key(job())
     by_name = {"judge": {"dataset": "one-name"}}

@@ -13,7 +13,7 @@ from app.api.downloads import blob_response
 from app.api.paging import InPage, page_document
 from app.db import results
 from app.engines.targets import Target, find_mismatch
-from app.errors import EngineTargetMismatch, NotFound
+from app.errors import EngineTargetMismatch
 from app.jobs.rebuild import rebuild
 from app.spec import ComputeCapability, DriverVersion, TensorRtVersion
 
@@ -75,14 +75,12 @@ async def post_rebuild(
 
 @router.get("/{engine_id}/report")
 def get_report(engine_id: str, service: InService) -> dict[str, Any]:
-    """Return what the judge measured of this engine last."""
+    """Return what the judge measured of this engine last, its sizes, its layers by precision, and why some are float."""
     with service.database.reading() as session:
         engine = results.get_engine(session, engine_id)
         row = results.latest_report(session, engine.id)
         table = results.get_table(session, engine.table_id) if engine.table_id else None
-    if row is None:
-        raise NotFound(kind="report", name=engine_id)
-    return report_document(row.report, table)
+    return report_document(row.report if row else {}, table, engine)
 
 
 def _rebuild_link(engine_id: str, target: Target) -> str:

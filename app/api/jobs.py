@@ -21,7 +21,8 @@ from app.spec import JobSpec
 router = APIRouter(prefix="/v1")
 
 Wait = Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the job ends")]
-_ENDED = ("succeeded", "failed", "cancelled")
+#: States in which nothing more happens to a job.
+ENDED = ("succeeded", "failed", "cancelled")
 _POLL_SECONDS = 0.05
 _MAX_POLL_SECONDS = 0.25
 
@@ -61,9 +62,10 @@ def get_report(job_id: str, service: InService) -> dict[str, Any]:
         job = jobs.get_job(session, job_id)
         report = results.find_by_key(session, ReportRow, job.report_key) if job.report_key else None
         table = results.get_table(session, job.table_id) if job.table_id else None
+        engine = results.get_engine(session, job.engine_id) if job.engine_id else None
     if report is None:
         raise NotFound(kind="report", name=job_id)
-    return report_document(report.report, table)
+    return report_document(report.report, table, engine)
 
 
 @router.get("/jobs/{job_id}/events")
@@ -88,7 +90,7 @@ async def _events(service: Service, job_id: str, after: int) -> AsyncIterator[JS
             if has_ended:
                 return
             # Looked at before the events are read again: what was written with the end is still sent.
-            has_ended = (await asyncio.to_thread(_load, service, job_id)).state in _ENDED
+            has_ended = (await asyncio.to_thread(_load, service, job_id)).state in ENDED
             await asyncio.sleep(0 if has_ended else _MAX_POLL_SECONDS)
 
 
@@ -96,9 +98,9 @@ async def submit_and_wait(service: Service, spec: JobSpec, response: Response, w
     """Submit a job, hold the answer for up to `wait` seconds, and return its document: 200 if it has ended, else 202."""
     submitted: Submitted = await asyncio.to_thread(submit, service, spec)
     row = submitted.job
-    if wait and row.state not in _ENDED:
+    if wait and row.state not in ENDED:
         row = await _wait_for(service, row.id, wait)
-    response.status_code = 200 if row.state in _ENDED else 202
+    response.status_code = 200 if row.state in ENDED else 202
     response.headers["Location"] = f"/v1/jobs/{row.id}"
     return job_document(row, submitted.joined)
 
@@ -109,7 +111,7 @@ async def _wait_for(service: Service, job_id: str, wait: float) -> JobRow:
     while True:
         row = await asyncio.to_thread(_load, service, job_id)
         left = until - time.monotonic()
-        if row.state in _ENDED or left <= 0:
+        if row.state in ENDED or left <= 0:
             return row
         await asyncio.sleep(min(pause, left))
         pause = min(pause * 1.5, _MAX_POLL_SECONDS)

@@ -12,6 +12,7 @@ import typer
 from app.client.commands import build, listing, push, run
 from app.client.commands.bench import bench
 from app.client.commands.demo import demo
+from app.client.commands.migrate import migrate
 from app.client.commands.tables import tables
 from app.client.problems import ClientProblem
 from app.client.screen import Screen
@@ -33,6 +34,7 @@ cli.command()(build.calibrate)
 cli.command()(build.build)
 cli.command()(build.wait)
 cli.command()(build.pull)
+cli.command()(migrate)
 cli.command()(listing.models)
 cli.command()(listing.datasets)
 cli.command()(listing.workers)

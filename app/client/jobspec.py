@@ -28,6 +28,7 @@ class CalibrationOptions:
     preprocess: Annotated[
         str | None, typer.Option(help="unit, imagenet, tf, caffe, or JSON such as '{\"size\": [224, 224]}'.")
     ] = None
+    table: Annotated[str | None, typer.Option(help="Build from this stored table; nothing is calibrated then.")] = None
     spec: Annotated[Path | None, typer.Option(help="JobSpec as a JSON file; the other options override it.")] = None
 
 
@@ -61,9 +62,9 @@ def document_from_options(calibration: CalibrationOptions, engine: EngineOptions
     Raises typer.BadParameter for a --spec or --preprocess that cannot be read.
     """
     document = _read_spec(calibration.spec) if calibration.spec else {}
-    _put(document, {"model": calibration.model, "dataset": calibration.dataset})
+    _put(document, {"model": calibration.model, "dataset": calibration.dataset, "table": calibration.table})
     if calibration.preprocess is not None:
-        document["preprocess"] = _preprocess_from_text(calibration.preprocess)
+        document["preprocess"] = preprocess_from_text(calibration.preprocess)
     chosen = ("method", "grid", "batch_size", "max_images", "percentile", "observe", "converge", "shards")
     _put_section(document, "calibration", {name: asdict(calibration)[name] for name in chosen})
     if engine is None:
@@ -143,7 +144,8 @@ def _read_spec(path: Path) -> dict[str, Any]:
     return document
 
 
-def _preprocess_from_text(text: str) -> Any:
+def preprocess_from_text(text: str) -> Any:
+    """Return a preset's name, or the JSON object that text is. Raises typer.BadParameter."""
     if not text.lstrip().startswith("{"):
         return text
     try:

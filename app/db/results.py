@@ -47,9 +47,9 @@ def find_table(session: Session, key: str) -> TableRow | None:
 
 
 def find_imported_table(session: Session, model_digest: str) -> TableRow | None:
-    """Return the table that was imported last for a model, under whatever name."""
+    """Return the table that was imported last for a model, under whatever name; filled up ones (derived) count as well."""
     models = sa.select(ModelRow.id).where(ModelRow.digest == model_digest)
-    imported = sa.select(TableRow).where(TableRow.model_id.in_(models), TableRow.origin == "imported")
+    imported = sa.select(TableRow).where(TableRow.model_id.in_(models), TableRow.origin.in_(("imported", "derived")))
     return session.scalar(imported.order_by(TableRow.created_at.desc(), TableRow.id).limit(1))
 
 

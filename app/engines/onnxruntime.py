@@ -15,6 +15,7 @@ import onnxruntime
 from app.engines.backend import BackendInfo, BuildRequest, BuildResult, Report
 from app.engines.cpu_int8 import fuse_for_cpu
 from app.engines.portions import run_in_portions
+from app.engines.refused import FLOAT_OPS, find_refused
 from app.engines.rules import ONNXRUNTIME_PRECISIONS
 from app.errors import EngineProblem, UnsupportedOption
 from app.quant.qdq import model_to_bytes
@@ -40,8 +41,6 @@ RUNTIME_ERRORS = (
     RuntimeError,
     ValueError,
 )
-
-_FLOAT_OPS = frozenset(["Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"])
 
 
 class OnnxRuntimeRunner:
@@ -155,7 +154,8 @@ def _count_layers(optimized: onnx.ModelProto) -> dict[str, Any]:
     counts = Counter(node.op_type for node in optimized.graph.node)
     return {
         "int8": sum(count for op, count in counts.items() if op in _INT8_OPS),
-        "float": sum(count for op, count in counts.items() if op in _FLOAT_OPS),
+        "float": sum(count for op, count in counts.items() if op in FLOAT_OPS),
+        "refused": find_refused(optimized),
         "ops": dict(sorted(counts.items())),
     }
 

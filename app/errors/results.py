@@ -23,7 +23,7 @@ class TableIncomplete(TableProblem):
 
 
 class TableCoverage(TableProblem):
-    """Only {matched} of {needed} tensors that the model quantizes are in the table (min_coverage {minimum}). It belongs to another model, or lower min_coverage."""
+    """Only {matched} of {needed} tensors that the model quantizes are in the table (min_coverage {minimum}); it lacks {missing}. It belongs to another model, or lower min_coverage."""
 
     slug = "table-coverage-too-low"
 

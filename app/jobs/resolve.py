@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.db import uploads, workers
+from app.db import results, uploads, workers
 from app.db.database import Session
-from app.db.rows import DatasetRow, ModelRow, WorkerRow
+from app.db.rows import DatasetRow, ModelRow, TableRow, WorkerRow
 from app.engines.queues import ANY_TENSORRT_QUEUE, FIXED_QUEUES, queue_from_facts
 from app.engines.tensorrt_rules import LEAST_COMPATIBLE
-from app.errors import WorkerUnavailable
+from app.errors import SpecProblem, WorkerUnavailable
 from app.inputs.preprocess import resolve_preprocess, resolve_shapes
 from app.jobs.checks import check_gate_can_be_told, check_spec
 from app.jobs.tensorrt_spec import decide_for_tensorrt
@@ -88,12 +88,17 @@ class JobRows:
 
 
 def resolve_job(session: Session, spec: JobSpec, fleet: Fleet) -> tuple[ResolvedJob, str]:
-    """Return the resolved job and its queue. Raises NotFound and what `resolve_rows` raises."""
+    """Return the resolved job and its queue.
+
+    Raises NotFound, SpecProblem for a table that does not fit, and what `resolve_rows` raises.
+    """
     rows = JobRows(
         model=uploads.get_upload(session, ModelRow, spec.model),
         dataset=uploads.get_upload(session, DatasetRow, spec.dataset) if spec.dataset else None,
         judge_dataset=uploads.get_upload(session, DatasetRow, spec.judge.dataset) if spec.judge.dataset else None,
     )
+    if spec.table is not None:
+        _check_table(session, results.get_table(session, spec.table), rows.model, spec)
     return resolve_rows(spec, rows, fleet)
 
 
@@ -115,6 +120,18 @@ def resolve_rows(spec: JobSpec, rows: JobRows, fleet: Fleet) -> tuple[ResolvedJo
     )  # fmt: skip
     check_gate_can_be_told(job)
     return job, queue
+
+
+def _check_table(session: Session, table: TableRow, model: ModelRow, spec: JobSpec) -> None:
+    if uploads.get_upload(session, ModelRow, table.model_id).digest != model.digest:
+        raise SpecProblem(reason=f"table {table.id} is of another model than {model.name}, or of another version of it")
+    if is_equalized(table) != spec.quantize.equalize:
+        raise SpecProblem(reason=f"quantize.equalize must be {is_equalized(table)} with table {table.id}: so it was observed")
+
+
+def is_equalized(table: TableRow) -> bool:
+    """Return whether a table was observed on the model with equalized weights."""
+    return bool((table.facts.get("observation") or {}).get("equalize"))
 
 
 def _decide(spec: JobSpec, rows: JobRows, fleet: Fleet) -> JobSpec:

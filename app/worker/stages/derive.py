@@ -27,6 +27,8 @@ _TOLD = ("tensors", "dead", "skipped", "images", "converge")
 def find_or_derive(run: Run) -> TableRow:
     """Return the job's table, derived now unless somebody has. Raises TableNondeterministic."""
     assert run.job.spec.calibration is not None
+    if run.job.spec.table is not None:
+        return _named(run, run.job.spec.table)
     key = keys.table_key(run.job)
     with run.claim(key):
         with run.worker.database.reading() as session:
@@ -38,8 +40,17 @@ def find_or_derive(run: Run) -> TableRow:
         return calibrate_natively(run, key) if calibration.is_native else _derive(run, key, calibration.method)
 
 
+def _named(run: Run, table_id: str) -> TableRow:
+    with run.worker.database.reading() as session:
+        return results.get_table(session, table_id)
+
+
 def find_job_table(session: Session, job: ResolvedJob) -> TableRow | None:
-    """Return the computed table of the job's key; where the job allows it and there is none, the model's last import."""
+    """Return the table that the job names, or the computed one of its key; where there is none and the job allows it,
+    the model's last import.
+    """
+    if job.spec.table is not None:
+        return results.get_table(session, job.spec.table)
     known = results.find_table(session, keys.table_key(job))
     if known is None and job.spec.allow_imported:
         return results.find_imported_table(session, job.model.digest)

@@ -12,14 +12,15 @@ from app.quant.graph import prepare_model
 from app.quant.nodes import index_graph
 from app.quant.qdq import model_to_bytes
 from app.quant.selection import find_excluded
-from app.quant.table import scales_from_table
+from app.quant.table import scale_from_amax
 from app.quant.trt_cache import format_trt_cache
+from app.quant.weight_sizes import count_weight_bytes
 from app.spec import EngineSpec, FloatType
-from app.worker.steps.quantize import read_table
+from app.worker.steps.export_cache import export_cache
 
 
 def build(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Write the plan to `out`; return the engine's metadata.
+    """Write the plan to `out`; return the engine's metadata, and as `weights` the bytes of what it was built from.
 
     request: {"model": path, "engine": EngineSpec, "float_type": "fp32" | "fp16", "out": path, "timing_cache": path or
     None}; for explicit INT8 the model has Q/DQ pairs, for implicit there are "table": path, "native_cache": path of the
@@ -28,7 +29,8 @@ def build(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
     """
     engine = EngineSpec.model_validate(request["engine"])
     assert engine.backend is not None
-    return get_backend(engine.backend).build(_build_request(engine, request), report).metadata
+    metadata = get_backend(engine.backend).build(_build_request(engine, request), report).metadata
+    return metadata | {"weights": count_weight_bytes(onnx.load(request["model"], load_external_data=False))}
 
 
 def _build_request(engine: EngineSpec, request: dict[str, Any]) -> BuildRequest:
@@ -65,7 +67,10 @@ def _write_cache(request: dict[str, Any]) -> Path:
     if request["native_cache"]:
         return Path(request["native_cache"])
     path = Path(request["out"] + ".cache")
-    path.write_text(format_trt_cache(scales_from_table(read_table(request["table"]))), encoding="utf-8")
+    asked = {"model": request["model"], "table": request["table"], "kept": {}, "listed": []}
+    amax = export_cache(asked, lambda _event: None)["amax"]
+    scales = {name: scale_from_amax(name, value) for name, value in amax.items()}
+    path.write_text(format_trt_cache(scales), encoding="utf-8")
     return path
 
 
