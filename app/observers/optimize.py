@@ -17,7 +17,7 @@ _BESIDE = "model.bin"
 
 
 def optimize_model(model: onnx.ModelProto, fetched: Sequence[str], folder: Path) -> onnx.ModelProto:
-    """Return the optimized graph of model (changed on the way) whose outputs are the fetched tensors, values bit-equal.
+    """Return the optimized graph of model (which is emptied) whose outputs are the fetched tensors, values bit-equal.
 
     Its weights are in the file WEIGHTS of folder. Convolutions work on NCHWc blocks. A fetched tensor would cost a
     ReorderOutput each; its values are all that is counted, so the blocked tensor is fetched instead, where its channels
@@ -27,7 +27,9 @@ def optimize_model(model: onnx.ModelProto, fetched: Sequence[str], folder: Path)
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetched)
     plain, optimized = folder / "plain.onnx", folder / "optimized.onnx"
-    save_model(model, plain)
+    # With its weights in a file that the runtime maps, the model is not held twice; nor does it stay here.
+    onnx.save_model(model, plain, save_as_external_data=True, location=_BESIDE)
+    model.Clear()
     try:
         graph = _optimized(plain, optimized)
     except RUNTIME_ERRORS as error:

@@ -1,5 +1,6 @@
 """Make a model ready to be observed: optimized, cut into segments, tried out. Done once, whatever the images."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from app.observers.session import open_session, run_session
 from app.observers.views import Plan
 
 #: A pass of small tensors takes more images, up to so many elements and images: calls cost more than the work else.
-_PASS_ELEMENTS = 1 << 18
+_PASS_ELEMENTS = 1 << 19
 _PASS_IMAGES = 16
 
 _WHOLE = "segment-0.onnx"
@@ -27,7 +28,7 @@ _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "ten
 
 
 def prepare_model_to_observe(model: onnx.ModelProto, tensors: Sequence[str], shape: tuple[int, ...], folder: Path) -> Prepared:
-    """Write to folder all that observing tensors of model (changed on the way) needs; shape is that of one image's batch.
+    """Write to folder all that observing tensors of model (which is emptied) needs; shape is that of one image's batch.
 
     Raises CalibrationProblem for unknown tensors, or where onnxruntime does not load or run the model.
     """
@@ -51,14 +52,20 @@ class _Trial:
 
     def prepare(self, shape: tuple[int, ...]) -> Prepared:
         onnx.save_model(self.graph, self.folder / _WHOLE)
-        session = open_session(self.folder / _WHOLE)
-        images, outputs = self._choose_images(session, shape)
-        given = _noise(session, shape, images)
-        tensors = dict(zip(self.plan.fetched, map(_described, outputs), strict=True)) | {self.plan.input: _described(given)}
+        given, tensors = self._try_whole(shape)
+        images = len(given)
         whole = Segment(_WHOLE, (self.plan.input,), self.plan.fetched)
         prepared = Prepared(self.folder, self.plan, images, tensors, (whole,), _is_float(tensors))
         cuts = cut_graph(self.graph.graph, {name: _bytes(tensors[name]) for name in self.plan.fetched})
         return prepared if len(cuts) == 1 else self._cut(prepared, cuts, given) or prepared
+
+    def _try_whole(self, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[str, Tensor]]:
+        """Return the batch of a pass, and what comes out of it."""
+        session = open_session(self.folder / _WHOLE)
+        images, outputs = self._choose_images(session, shape)
+        given = _noise(session, shape, images)
+        tensors = dict(zip(self.plan.fetched, map(_described, outputs), strict=True))
+        return given, tensors | {self.plan.input: _described(given)}
 
     def _choose_images(self, session: ort.InferenceSession, shape: tuple[int, ...]) -> tuple[int, list[np.ndarray]]:
         """Return how many images a pass takes, and the outputs of such a pass over one repeated image.
@@ -89,13 +96,16 @@ class _Trial:
         names = list(dict.fromkeys(name for cut in cuts for name in cut.outputs))
         try:
             expected = self._fetch(names, given)
-            segmented = self._save(prepared, cuts, expected)
+            tensors = {name: tensor for name, (tensor, _) in expected.items()}
+            segmented = self._save(prepared, cuts, tensors)
             values = Forward(segmented).run_unbound(given)
         except (CalibrationProblem, ValueError):
             return None  # a tensor between two segments is none that can be handed over
-        return segmented if all(_is_same(values[name], expected[name]) for name in names) else None
+        is_same = all((_described(values[name]), _digest(values[name])) == expected[name] for name in names)
+        return segmented if is_same else None
 
-    def _fetch(self, names: list[str], given: np.ndarray) -> dict[str, np.ndarray]:
+    def _fetch(self, names: list[str], given: np.ndarray) -> dict[str, tuple[Tensor, bytes]]:
+        """Return type, shape and digest of each tensor as the whole graph computes it."""
         model = onnx.ModelProto()
         model.CopyFrom(self.graph)
         del model.graph.output[:]
@@ -104,12 +114,10 @@ class _Trial:
         onnx.save_model(model, path)
         outputs = run_session(open_session(path), names, {self.plan.input: given}, given.shape)
         path.unlink()
-        return dict(zip(names, outputs, strict=True))
+        return {name: (_described(output), _digest(output)) for name, output in zip(names, outputs, strict=True)}
 
-    def _save(self, prepared: Prepared, cuts: list[Cut], values: dict[str, np.ndarray]) -> Prepared:
-        tensors = {name: _described(value) for name, value in values.items()} | {
-            self.plan.input: prepared.tensors[self.plan.input]
-        }
+    def _save(self, prepared: Prepared, cuts: list[Cut], tensors: dict[str, Tensor]) -> Prepared:
+        tensors = tensors | {self.plan.input: prepared.tensors[self.plan.input]}
         types = {name: onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)) for name, tensor in tensors.items()}
         segments = []
         for number, cut in enumerate(cuts):
@@ -147,5 +155,5 @@ def _is_repeated(output: np.ndarray, images: int) -> bool:
     return bool((rows.view(np.uint8) == rows[:1].view(np.uint8)).all())
 
 
-def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and a.tobytes() == b.tobytes()
+def _digest(value: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(value)).digest()

@@ -113,7 +113,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     methods = ", ".join(f"{method} {value:.2f}" for method, value in took.items())
     yield ""
     yield f"{document['net']}: threshold search {sum(took.values()):.2f} ms a tensor for all methods ({methods});"
-    yield f"  5 % more images cost {100 * document['added_share']:.1f} % of a calibration from scratch"
+    yield f"  5 % more images cost {100 * document['added_share']:.1f} % of a calibration from scratch;"
+    yield f"  preparing the model, once, peaked at {document['prepare_memory_ratio']:.2f} x plain"
 
 
 def _seconds(measured: dict[str, Any]) -> str:
