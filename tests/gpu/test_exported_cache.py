@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.cuda.log import open_log
 from app.quant.table import scale_from_amax, table_from_scales, table_to_json
 from app.quant.trt_cache import format_trt_cache
 from app.worker.steps.export_cache import export_cache
@@ -36,14 +37,6 @@ def exported(folder: Path, model: Path, scales: dict[str, float]) -> tuple[bytes
 def missing_scales(model: Path, cache: bytes) -> set[str]:
     """Build from the cache at level 0, and return the tensors whose scale TensorRT complains of."""
 
-    class Lines(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            self.lines.append(message)
-
     class FromCache(trt.IInt8EntropyCalibrator2):
         def __init__(self) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)
@@ -60,7 +53,8 @@ def missing_scales(model: Path, cache: bytes) -> set[str]:
         def write_calibration_cache(self, cache: Any) -> None:
             raise AssertionError("TensorRT did not take the cache and writes its own")
 
-    logger, calibrator = Lines(), FromCache()
+    lines: list[str] = []
+    logger, calibrator = open_log(trt, lambda event: lines.append(event["log"])), FromCache()
     builder = trt.Builder(logger)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
@@ -76,8 +70,8 @@ def missing_scales(model: Path, cache: bytes) -> set[str]:
         profile.set_shape(value.name, sizes, sizes, sizes)
     config.add_optimization_profile(profile)
     config.set_calibration_profile(profile)
-    assert builder.build_serialized_network(network, config) is not None, logger.lines[-5:]
-    return {found[1] for line in logger.lines for found in _MISSING.finditer(line)}
+    assert builder.build_serialized_network(network, config) is not None, lines[-5:]
+    return {found[1] for line in lines for found in _MISSING.finditer(line)}
 
 
 def helpers(told: dict[str, Any], names: set[str]) -> set[str]:
