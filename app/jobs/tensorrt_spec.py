@@ -9,7 +9,8 @@ def decide_for_tensorrt(spec: JobSpec) -> JobSpec:
     """Return the spec of a TensorRT job with every default decided; another backend's as it is.
 
     What does not become INT8 computes in fp16, and INT8 flows on through sums and pooling (placement fused), unless the
-    spec says otherwise: so explicit Q/DQ gets the kernels that implicit quantization chooses. An implicit engine needs the range of every activation, not of those alone that a Q/DQ placement would quantize.
+    spec says otherwise: so explicit Q/DQ gets the kernels that implicit quantization chooses. An implicit engine needs
+    the range of every activation, not of those alone that a Q/DQ placement would quantize.
     """
     if spec.engine is None or spec.engine.backend != "tensorrt" or spec.engine.precision != "int8":
         return spec
