@@ -27,7 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _freed() -> Iterator[None]:
     """Free what a failure's traceback keeps before the next test: TensorRT must not free it from within a callback."""
     yield
-    gc.collect()
+    with open_device():
+        gc.collect()
 
 
 @pytest.fixture
