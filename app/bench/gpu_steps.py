@@ -79,38 +79,37 @@ def ours(request: dict[str, Any], report: Report) -> dict[str, Any]:
 def _observe(subject: Subject, request: dict[str, Any], report: Report) -> dict[str, Any]:
     batches = list(subject.batches(request["batch"]))
     tensors = _tensors(Path(subject.model), request["observe"])
-    runs = [_observe_once(request, tensors, batches, report) for _ in range(request["runs"])]
-    observation = runs[0]["observation"]
+    spec = GpuObserverSpec(request["grid"], device=request["device"])
+    began = time.perf_counter()
+    with GpuObserver(Path(subject.model), tensors, spec, report) as observer:
+        observer.open(batches[0].shape)
+        start = time.perf_counter() - began
+        runs = [_observe_once(observer, batches) for _ in range(request["runs"])]
+        images_a_pass = observer.images_a_pass
+    observation = runs[0][1]
     return {
-        "start_seconds": runs[0]["start_seconds"],
-        "seconds": [run["seconds"] for run in runs],
-        "search_seconds": [run["search_seconds"] for run in runs],
+        "start_seconds": start,
+        "seconds": [seconds for seconds, _ in runs],
+        "search_seconds": [_search(found, "entropy") for _, found in runs],
         "all_methods_seconds": sum(_search(observation, method) for method in DERIVED_METHODS),
-        "images_a_pass": runs[0]["images_a_pass"],
+        "images_a_pass": images_a_pass,
         "tensors": len(tensors),
         "amax": table_from_observation(observation, "entropy").amax,
     }
 
 
-def _observe_once(request: dict[str, Any], tensors: list[str], batches: list[Batch], report: Report) -> dict[str, Any]:
-    began = time.perf_counter()
-    model = Path(request["subject"]["model"])
-    spec = GpuObserverSpec(request["grid"], device=request["device"])
-    with GpuObserver(model, tensors, spec, report) as observer:
-        observer.open(batches[0].shape)
-        started = time.perf_counter()
-        for batch in batches:
-            observer.add(batch)
-        observation = observer.observation()
-        ended = time.perf_counter()
-        images_a_pass = observer.images_a_pass
-    return {
-        "observation": observation,
-        "images_a_pass": images_a_pass,
-        "start_seconds": started - began,
-        "seconds": ended - started,
-        "search_seconds": _search(observation, "entropy"),
-    }
+def _observe_once(observer: GpuObserver, batches: list[Batch]) -> tuple[float, Observation]:
+    observer.restart()
+    started = time.perf_counter()
+    for batch in batches:
+        observer.add(batch)
+    observation = observer.observation()
+    return time.perf_counter() - started, observation
+
+
+def _tensors(model: Path, wanted: str) -> list[str]:
+    loaded = onnx.load(model)
+    return find_activations(loaded) if wanted == "all" else find_needed_tensors(loaded)
 
 
 def _load_searches() -> None:
@@ -123,11 +122,6 @@ def _load_searches() -> None:
 
 def _search(observation: Observation, method: str) -> float:
     return milliseconds(lambda: table_from_observation(observation, method)) / 1000
-
-
-def _tensors(model: Path, wanted: str) -> list[str]:
-    loaded = onnx.load(model)
-    return find_activations(loaded) if wanted == "all" else find_needed_tensors(loaded)
 
 
 class _Watch:

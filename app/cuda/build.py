@@ -1,6 +1,8 @@
 """From a network to a plan: the builder's options, and the timing cache that spares the next build its measurements."""
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,11 +44,24 @@ def build_plan(network: Network, options: BuildOptions) -> Built:
     config = network.builder.create_builder_config()
     _set_options(network, config, options)
     cache = None if options.timing_cache is None else _attach_timing_cache(network, config, options.timing_cache)
-    plan = network.builder.build_serialized_network(network.definition, config)
+    with _no_collection():
+        plan = network.builder.build_serialized_network(network.definition, config)
     if plan is None:
         raise network.tensorrt.failure()
     measured = config.get_timing_cache() if cache is not None else None
     return Built(bytes(plan), bytes(measured.serialize()) if measured is not None else None)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    # The log and a calibrator are called back with TensorRT's locks held. A collection there may free another object of
+    # TensorRT, such as a failure's traceback keeps, which takes the same locks.
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _set_options(network: Network, config: Any, options: BuildOptions) -> None:

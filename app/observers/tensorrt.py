@@ -103,9 +103,16 @@ class GpuObserver:
 
     def open(self, shape: tuple[int, ...]) -> Stream:
         """Get ready for batches of that shape, as the first `add` does: build the pass and try it. Raises as add does."""
-        self._forward, launcher = self._open_passes(shape)
+        self._forward, self._launcher = self._open_passes(shape)
+        return self.restart()
+
+    def restart(self) -> Stream:
+        """Forget what was counted, once the pass is built: the next image is the first one again."""
+        assert self._forward is not None
+        if self._stream is not None:
+            self._stream.close()
         make = MergeableGpuStream if self._spec.grid == "mergeable" else TensorrtGpuStream
-        self._stream = make(self._forward, self._regions, launcher)
+        self._stream = make(self._forward, self._regions, self._launcher)
         return self._stream
 
     def observation(self) -> Observation:

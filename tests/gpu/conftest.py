@@ -1,5 +1,6 @@
 """Tests that need an NVIDIA GPU, TensorRT and pycuda; elsewhere each is skipped by name."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning"))
         if missing:
             item.add_marker(pytest.mark.skip(reason=missing))
+
+
+@pytest.fixture(autouse=True)
+def _freed() -> Iterator[None]:
+    """Free what a failure's traceback keeps before the next test: TensorRT must not free it from within a callback."""
+    yield
+    with open_device():
+        gc.collect()
 
 
 @pytest.fixture

@@ -80,13 +80,16 @@ def test_parts_merge_to_the_bytes_of_one_pass():
     assert observation_to_bytes(merged) == observation_to_bytes(observe_on_gpu(DIGITS_MODEL, TENSORS, split(images, 8)))
 
 
-def test_more_images_may_follow_an_observation():
+def test_more_images_may_follow_an_observation_or_all_begin_anew():
     images = read_digits(90)
     with GpuObserver(DIGITS_MODEL, TENSORS, GpuObserverSpec(), print) as observer:
         observer.add(images[:50])
         half = observation_to_bytes(observer.observation())
         observer.add(images[50:])
         whole = observation_to_bytes(observer.observation())
+        observer.restart()
+        observer.add(images[:50])
+        assert observation_to_bytes(observer.observation()) == half
     # Two builds count alike: the first one's passes are the same tactics.
     assert half == observation_to_bytes(observe_on_gpu(DIGITS_MODEL, TENSORS, [images[:50]]))
     assert whole == observation_to_bytes(observe_on_gpu(DIGITS_MODEL, TENSORS, [images]))

@@ -62,8 +62,11 @@ def test_the_queue_is_that_of_a_worker_that_can(spec: JobSpec, queue: str | None
     assert find_job_queue(spec, FLEET) == queue
 
 
-def test_tensorrt_computes_the_rest_in_fp16_unless_told() -> None:
-    assert decide_for_tensorrt(spec_of({})).quantize.float_type == "fp16"
+def test_tensorrt_lets_int8_flow_and_computes_the_rest_in_fp16_unless_told() -> None:
+    decided = decide_for_tensorrt(spec_of({})).quantize
+    assert (decided.float_type, decided.placement) == ("fp16", "fused")
+    assert decide_for_tensorrt(spec_of({}, quantize={"placement": "default"})).quantize.placement == "default"
+    assert decide_for_tensorrt(spec_of({"quantization": "implicit"})).quantize.placement == "default"
     assert decide_for_tensorrt(spec_of({}, quantize={"float_type": "fp32"})).quantize.float_type == "fp32"
     assert decide_for_tensorrt(spec_of({"backend": "onnxruntime"})).quantize.float_type == "fp32"
 

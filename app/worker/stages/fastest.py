@@ -16,7 +16,7 @@ from app.worker.stages.latency import STEP as LATENCY_STEP
 from app.worker.stages.quantize import find_or_quantize
 
 #: Of equally fast ones the first is kept.
-_CANDIDATES: tuple[Placement, ...] = ("default", "fused", "conservative")
+_CANDIDATES: tuple[Placement, ...] = ("fused", "default", "conservative")
 
 
 def find_or_build_fastest(run: Run, table: TableRow) -> EngineRow:

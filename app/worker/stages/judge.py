@@ -5,10 +5,11 @@ from typing import Any
 from app import keys
 from app.db import results
 from app.db.rows import EngineRow, ReportRow, TableRow
+from app.spec import Precision
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
 from app.worker.stages.derive import taken_images
-from app.worker.stages.latency import latency_warnings, measure_latency
+from app.worker.stages.latency import latency_warnings, measure_models
 from app.worker.stages.quantize import find_or_quantize
 from app.worker.stages.twins import find_or_build_twin
 
@@ -29,7 +30,6 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     is_tensorrt = engine.backend == "tensorrt"
     report = _judge_plans(run, engine, table) if is_tensorrt else _judge_models(run, engine, table)
     if run.job.spec.judge.latency:
-        report["latency"] = measure_latency(run, engine)
         report["warnings"] += latency_warnings(engine.backend, report["latency"]["precisions"])
     row = ReportRow(key=keys.judge_key(run.job, engine.key), engine_id=engine.id, report=report)
     with run.worker.database.transaction() as session:
@@ -42,14 +42,16 @@ def _judge_models(run: Run, engine: EngineRow, table: TableRow) -> dict[str, Any
     # A plan for a GPU that is not here is judged by the Q/DQ model that it was built from: the same arithmetic.
     tested = engine.plan if engine.backend == "onnxruntime" else find_or_quantize(run, table).body
     run.enter("judge")
-    return run.child(STEP, _request(run, tested, table))
+    report = run.child(STEP, _request(run, tested, table))
+    return report | ({"latency": measure_models(run, engine)} if run.job.spec.judge.latency else {})
 
 
 def _judge_plans(run: Run, engine: EngineRow, table: TableRow) -> dict[str, Any]:
-    half = find_or_build_twin(run, "fp16")
+    twins: tuple[Precision, ...] = ("fp16", "fp32") if run.job.spec.judge.latency else ("fp16",)
+    plans = {name: str(run.worker.blobs.fetch(find_or_build_twin(run, name).plan)) for name in twins}
     run.enter("judge")
-    beside = {"fp16": str(run.worker.blobs.fetch(half.plan))}
-    return run.child(PLANS_STEP, _request(run, engine.plan, table) | {"beside": beside})
+    timed = plans | {engine.precision: str(run.worker.blobs.fetch(engine.plan))} if run.job.spec.judge.latency else {}
+    return run.child(PLANS_STEP, _request(run, engine.plan, table) | {"beside": {"fp16": plans["fp16"]}, "timed": timed})
 
 
 def _request(run: Run, tested: str, table: TableRow) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Latency beside accuracy: the engine of a job and its float twins, timed on the worker that built them."""
+"""Latency beside accuracy: the engine of a job and what it competes with, timed on the worker that built it."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ from app.db.rows import EngineRow
 from app.inputs.preprocess import made_shape
 from app.worker.context import Run
 from app.worker.files import model_path
-from app.worker.stages.twins import find_or_build_twin
 
 STEP = "app.worker.steps.latency:latency"
 
@@ -14,16 +13,10 @@ STEP = "app.worker.steps.latency:latency"
 _RIVALS = {"tensorrt": "fp16", "onnxruntime": "fp32"}
 
 
-def measure_latency(run: Run, engine: EngineRow) -> dict[str, Any]:
-    """Return the step's figures of INT8 and of what it competes with. Builds the float engines that are missing."""
-    fetch = run.worker.blobs.fetch
-    if engine.backend == "tensorrt":
-        twins = {name: find_or_build_twin(run, name) for name in ("fp32", "fp16")}
-        plans = {name: str(fetch(twin.plan)) for name, twin in twins.items()}
-    else:
-        plans = {"fp32": model_path(run.worker.blobs, run.job.model, run.folder / "model")}
-    run.enter("judge")
-    plans[engine.precision] = str(fetch(engine.plan))
+def measure_models(run: Run, engine: EngineRow) -> dict[str, Any]:
+    """Return the step's figures of an ONNX Runtime engine and of the FP32 model that it was made from."""
+    fp32 = model_path(run.worker.blobs, run.job.model, run.folder / "model")
+    plans = {"fp32": fp32, engine.precision: str(run.worker.blobs.fetch(engine.plan))}
     return run.child(STEP, {"backend": engine.backend, "plans": plans, "shape": _usual_shape(run)})
 
 
