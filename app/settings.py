@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     inspector_memory_bytes: int = Field(default=12 << 30, ge=1 << 30)
     #: Optimized models of this machine's observer; those not used for longest go first, none within a day.
     prepared_bytes: int = Field(default=8 << 30, ge=0)
+    #: Decoded pictures that are kept for the next model and the judge; 0 keeps none.
+    pixels_bytes: int = Field(default=8 << 30, ge=0)
     input_limits: InputLimits = InputLimits()
     step_limits: StepLimits = StepLimits()
     log_level: str = "INFO"
@@ -135,6 +137,11 @@ class Settings(BaseSettings):
     def prepared_folder(self) -> Path:
         """Folder for what the observer keeps of models, good on this machine alone."""
         return self.data.absolute() / "prepared"
+
+    @property
+    def pixels_folder(self) -> Path:
+        """Folder for decoded pictures."""
+        return self.data.absolute() / "pixels"
 
     def worker_environment(self) -> dict[str, str]:
         """Return the environment of this server's own worker: these settings, whoever gave them, but no token."""

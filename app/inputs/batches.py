@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import BlobCorrupt, ImageCorrupt, ImageProblem
-from app.inputs.images import decode_image
+from app.inputs.images import decode_pixels, values_from_pixels
 from app.inputs.limits import InputLimits
+from app.inputs.pixels import KeptPixels
 from app.spec import PreprocessSpec
 
 #: After the image too many, so many more are decoded to name further bad ones, until 100 are known.
@@ -38,6 +40,8 @@ class BatchOptions:
     threads: int = 2
     #: What max_bad_fraction is a fraction of, where the images given are a part of more.
     of_images: int | None = None
+    #: Where decoded pictures are kept, by the same spec.
+    kept: KeptPixels | None = None
 
     def allowed_bad(self, given: int) -> int:
         """How many of the images may be skipped, of those given or of `of_images`."""
@@ -107,11 +111,18 @@ class Batches:
                 self._fail(chain(waiting, ((left, pool.submit(self._decode, left, packs)) for left in upcoming)))
 
     def _decode(self, file: Mapping[str, Any], packs: Mapping[str, int]) -> Array:
+        known = self._options.kept.find(file) if self._options.kept is not None else None
+        if known is not None:
+            return values_from_pixels(known, self._spec)
         content = os.pread(packs[file["pack"]], file["size"], file["offset"])
         # The key says which bytes were calibrated on; a disk that changed one must not go unnoticed.
         if hashlib.sha256(content).hexdigest() != file["sha256"]:
             raise BlobCorrupt(digest=file["pack"])
-        return decode_image(content, self._spec, self._options.limits, file["path"])
+        began = time.monotonic()
+        pixels = decode_pixels(content, self._spec, self._options.limits, file["path"])
+        if self._options.kept is not None:
+            self._options.kept.keep(file, pixels, time.monotonic() - began)
+        return values_from_pixels(pixels, self._spec)
 
     def _take(self, file: Mapping[str, Any], future: Future[Array]) -> Array | None:
         try:

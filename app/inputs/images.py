@@ -55,10 +55,14 @@ def decode_image(content: bytes, spec: PreprocessSpec, limits: InputLimits, name
     value = (pixel * scale - mean) / std in float32 in this order, pixel 0..255.
     Raises ImageTooLarge, ImageCorrupt and ImageProblem, each naming the image.
     """
-    pixels = decode_pixels(content, spec, limits, name).astype(np.float32)
+    return values_from_pixels(decode_pixels(content, spec, limits, name), spec)
+
+
+def values_from_pixels(pixels: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
+    """Return what decode_image does, of uint8[H, W, C]."""
     mean = np.asarray(spec.mean, np.float32)
     std = np.asarray(spec.std, np.float32)
-    values = (pixels * np.float32(spec.scale) - mean) / std
+    values = (pixels.astype(np.float32) * np.float32(spec.scale) - mean) / std
     return np.ascontiguousarray(values.transpose(2, 0, 1)) if spec.layout == "NCHW" else values
 
 

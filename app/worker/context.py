@@ -24,6 +24,7 @@ from app.errors import CrashLoop, GpuLost, Problem, WorkerCrashed, WorkerProblem
 from app.resolved import ResolvedJob, Tools
 from app.settings import Settings
 from app.spec import JobSpec
+from app.worker.room import count_bytes, make_room
 from app.worker.tools import tools_for_job
 
 log = structlog.get_logger()
@@ -110,7 +111,15 @@ class Run:
 
     def _call(self, target: str, request: dict[str, Any]) -> ChildCall:
         limit = getattr(self.worker.settings.step_limits, f"{self.stage}_seconds")
+        if "limits" in request:  # it decodes images
+            request = request | {"pixels": self._kept_pixels()}
         return ChildCall(target, request, self.stage, limit, folder=self.folder)
+
+    def _kept_pixels(self) -> dict[str, Any]:
+        """Return where decoded pictures are kept, and how many bytes more may be."""
+        folder, limit = self.worker.settings.pixels_folder, self.worker.settings.pixels_bytes
+        make_room(folder, limit)
+        return {"folder": str(folder), "bytes": max(0, limit - count_bytes(folder))}
 
     def _until_it_lives(self, attempt: Callable[[], Answer]) -> Answer:
         last: Problem = CrashLoop(attempts=self.worker.settings.max_crashes)

@@ -3,9 +3,7 @@
 import json
 import os
 import shutil
-import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,11 @@ from app import keys
 from app.native.kernel import describe_cpu
 from app.worker.context import Run
 from app.worker.files import model_path
+from app.worker.room import UNFINISHED, make_room
 
 STEP = "app.worker.steps.prepare:prepare"
 
 _ANSWER = "answer.json"
-#: A folder that was used later than this may be in use; others go once all together are too large.
-_IN_USE_SECONDS = 24 * 3600
 
 
 def find_or_prepare(run: Run) -> dict[str, Any]:
@@ -54,8 +51,8 @@ def _key(run: Run) -> str:
 
 def _prepare(run: Run, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _make_room(folder.parent, run.worker.settings.prepared_bytes)
-    fresh = folder.parent / f"new-{uuid.uuid4().hex}"
+    make_room(folder.parent, run.worker.settings.prepared_bytes)
+    fresh = folder.parent / f"{UNFINISHED}{uuid.uuid4().hex}"
     request = {
         "model": model_path(run.worker.blobs, run.job.model, run.folder / "model"),
         "spec": run.job.spec.model_dump(mode="json"),
@@ -69,20 +66,3 @@ def _prepare(run: Run, folder: Path) -> None:
             fresh.rename(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _make_room(parent: Path, limit_bytes: int) -> None:
-    """Remove the folders that were not used for longest until the rest is below the limit, and what a crash left."""
-    folders = sorted(_ages(parent))
-    total = sum(size for _, size, _ in folders)
-    for used_at, size, folder in folders:
-        if time.time() - used_at < _IN_USE_SECONDS or (total <= limit_bytes and not folder.name.startswith("new-")):
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= size
-
-
-def _ages(parent: Path) -> Iterator[tuple[float, int, Path]]:
-    for folder in parent.iterdir():
-        if folder.is_dir():
-            yield folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir()), folder

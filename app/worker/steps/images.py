@@ -9,7 +9,8 @@ from app.inputs.batches import Batches, BatchOptions, read_batches
 from app.inputs.labels import labels_from_listing
 from app.inputs.limits import InputLimits
 from app.inputs.listing import select_evenly, spread_order
-from app.spec import CalibrationSpec, JobSpec
+from app.inputs.pixels import KeptPixels
+from app.spec import CalibrationSpec, JobSpec, PreprocessSpec
 
 Entry = dict[str, Any]
 
@@ -69,9 +70,14 @@ def open_batches(request: dict[str, Any], dataset: dict[str, Any], selection: Se
     spec = JobSpec.model_validate(request["spec"])
     calibration = spec.calibration
     size = selection.batch_size or (calibration.batch_size if calibration else 8)
-    options = BatchOptions(batch_size=size, limits=InputLimits(**request["limits"]))
+    options = BatchOptions(batch_size=size, limits=InputLimits(**request["limits"]), kept=_kept(request, spec.preprocess))
     if calibration is not None:
         skipping = {"on_bad_image": calibration.on_bad_image, "max_bad_fraction": calibration.max_bad_fraction}
         options = replace(options, **skipping, of_images=selection.of)
     packs = {digest: Path(path) for digest, path in dataset["packs"].items()}
     return read_batches(selection.files, packs, spec.preprocess, options)
+
+
+def _kept(request: dict[str, Any], preprocess: PreprocessSpec) -> KeptPixels | None:
+    pixels = request.get("pixels")
+    return KeptPixels(Path(pixels["folder"]), pixels["bytes"], preprocess) if pixels else None
