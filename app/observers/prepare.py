@@ -156,4 +156,4 @@ def _is_repeated(output: np.ndarray, images: int) -> bool:
 
 
 def _digest(value: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(value)).digest()
+    return hashlib.sha256(value.tobytes()).digest()
