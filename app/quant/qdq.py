@@ -1,6 +1,6 @@
 """Write a calibration table into a model as QuantizeLinear and DequantizeLinear pairs."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
@@ -37,19 +37,29 @@ class QuantizedModel:
     report: dict[str, Any]
 
 
+#: Gets the prepared float model and its Q/DQ model, changes weights and biases of the latter, returns what was done.
+Tune = Callable[[onnx.ModelProto, onnx.ModelProto], dict[str, Any]]
+
+
 def quantize_model(
-    model: onnx.ModelProto, scales: Mapping[str, SupportsFloat], spec: QuantizeSpec, dead: Collection[str] = ()
+    model: onnx.ModelProto,
+    scales: Mapping[str, SupportsFloat],
+    spec: QuantizeSpec,
+    dead: Collection[str] = (),
+    tune: Tune | None = None,
 ) -> QuantizedModel:
     """Return model with Q/DQ pairs: symmetric int8, zero point 0, int8 weights per output channel, float bias.
 
     `scales` holds float32 scales by tensor name; more than needed do no harm. Nodes that read one of the `dead`
     tensors (zero on every image, so without a scale) stay float. With `equalize` the scales are those of the equalized
-    model. The same input gives the same bytes.
+    model. `tune` is needed where the spec asks for bias correction or weight rounding. The same input gives the same bytes.
 
     Raises SpecProblem (unknown exclude), UnsupportedOption, TableIncomplete, TableScaleInvalid, QuantizeProblem
     (nothing to quantize, unusable weights) and what `prepare_model` raises.
     """
-    _check_options(spec)
+    if spec.is_tuned and tune is None:
+        reason = "it needs images; ask for it in a job"
+        raise UnsupportedOption(option="quantize.bias_correction or weight_rounding", reason=reason)
     prepared = prepare_model(model)
     equalized = equalize_model(prepared) if spec.equalize else []
     if spec.float_type == "fp16":
@@ -65,8 +75,11 @@ def quantize_model(
     chosen = _choose_scales(plan, scales)
     report = report_placement(prepared, types, plan, spec)
     report |= {"channels": report_channels(prepared.graph, plan), "equalized": equalized}
+    before = copy_model(prepared) if tune else prepared
     _write_pairs(prepared.graph, plan, chosen, spec.float_type)
     remove_unused(prepared.graph)
+    if tune:
+        report["tuned"] = tune(before, prepared)
     if spec.float_type == "fp16":
         prepared, report["kept_fp32"] = float16_from_model(prepared)
     _check(prepared)
@@ -78,9 +91,11 @@ def model_to_bytes(model: onnx.ModelProto) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def _check_options(spec: QuantizeSpec) -> None:
-    if spec.bias_correction:
-        raise UnsupportedOption(option="quantize.bias_correction", reason="this server cannot do it yet; leave it out")
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that shares nothing."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _float_nodes(prepared: onnx.ModelProto, dead: set[str], observed: set[str]) -> dict[str, str]:

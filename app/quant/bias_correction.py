@@ -1,0 +1,93 @@
+"""Fold the expected error of an INT8 node into its bias.
+
+Source: Nagel, van Baalen, Blankevoort, Welling: Data-Free Quantization Through Weight Equalization and Bias Correction
+(2019), section 4.2, here with means measured on images, of the rounded activations too. What a node with weights W
+computes is linear, so the expected error of its outputs is W E[x] - W' E[x'] with W' the INT8 weights and x' the rounded
+activation: the node is run on the two mean images alone (`detach_nodes`), and no position is left out.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from app.quant.nodes import Namer, get_attribute, index_graph, replace_nodes
+
+
+@dataclass(frozen=True)
+class Detached:
+    """A node to be run alone: its constant input `position` is `weight`, the other one is fed as `output`_input."""
+
+    node: onnx.NodeProto
+    position: int
+    weight: np.ndarray
+
+    @property
+    def given(self) -> str:
+        return f"{self.node.output[0]}_input"
+
+
+def detach_nodes(nodes: Sequence[Detached], opset_imports: Iterable[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
+    """Return a model of these nodes alone, side by side and without bias; outputs keep their names."""
+    copies, weights = [], []
+    for each in nodes:
+        weights.append(numpy_helper.from_array(np.ascontiguousarray(each.weight, np.float32), f"{each.given}_weight"))
+        inputs = [each.given, each.given]
+        inputs[each.position] = weights[-1].name
+        copy = helper.make_node(each.node.op_type, inputs, [each.node.output[0]])
+        copy.attribute.extend(each.node.attribute)
+        copies.append(copy)
+    given = [helper.make_tensor_value_info(each.given, TensorProto.FLOAT, None) for each in nodes]
+    made = [helper.make_tensor_value_info(each.node.output[0], TensorProto.FLOAT, None) for each in nodes]
+    graph = helper.make_graph(copies, "detached", given, made, weights)
+    return helper.make_model(graph, opset_imports=list(opset_imports), ir_version=8)
+
+
+def channel_means(node: onnx.NodeProto, output: np.ndarray) -> np.ndarray:
+    """Return float64[channels]: an output of node averaged over all but its channels."""
+    axis = 1 if node.op_type in ("Conv", "ConvTranspose") else output.ndim - 1
+    return output.astype(np.float64).mean(axis=tuple(i for i in range(output.ndim) if i != axis))
+
+
+def add_to_biases(graph: onnx.GraphProto, corrections: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Add float64[channels] to the outputs of nodes, by first output, in place; return which could not be, and why.
+
+    A Conv, ConvTranspose or Gemm has a bias or gets one; a MatMul gets an Add behind it, which runtimes fuse. A bias is
+    written anew for each node, for another may read the old one.
+    """
+    index, namer = index_graph(graph), Namer(graph)
+    written: list[onnx.NodeProto] = []
+    refused: dict[str, str] = {}
+    for node in graph.node:
+        correction = corrections.get(node.output[0]) if node.output else None
+        written.append(node)
+        if correction is None:
+            continue
+        if node.op_type == "MatMul":
+            written.append(_added_behind(graph, node, correction, namer))
+            continue
+        bias = index.array(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.float32)
+        beta = get_attribute(node, "beta", 1.0)
+        if bias is None or bias.ndim > 1 or not isinstance(beta, float) or beta == 0:
+            refused[node.output[0]] = "its bias is computed, or is no vector"
+            continue
+        value = bias.astype(np.float64) + correction / beta
+        name = _stored(graph, namer.name(f"{node.output[0]}_bias_corrected"), value)
+        del node.input[2:]
+        node.input.append(name)
+    replace_nodes(graph, written)
+    return refused
+
+
+def _stored(graph: onnx.GraphProto, name: str, value: np.ndarray) -> str:
+    graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
+    return name
+
+
+def _added_behind(graph: onnx.GraphProto, node: onnx.NodeProto, correction: np.ndarray, namer: Namer) -> onnx.NodeProto:
+    output = node.output[0]
+    node.output[0] = namer.name(f"{output}_uncorrected")
+    name = _stored(graph, namer.name(f"{output}_bias_corrected"), correction)
+    return helper.make_node("Add", [node.output[0], name], [output], name=namer.name(f"{output}_BiasCorrection"))
