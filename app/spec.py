@@ -166,6 +166,12 @@ class QuantizeSpec(Frozen):
     bias_correction: bool = False
     weight_rounding: WeightRounding = "nearest"
 
+    @model_validator(mode="after")
+    def _limit_where_it_acts(self) -> Self:
+        if self.max_excluded is not None and not self.excludes_automatically:
+            raise ValueError("max_excluded limits what exclude: auto may leave in float; add auto or leave it out")
+        return self
+
     @property
     def is_tuned(self) -> bool:
         """Whether weights or biases are fitted to images."""

@@ -18,6 +18,7 @@ from app.engines.backend import Report
 from app.engines.onnxruntime import OnnxRuntimeRunner, open_session, session_options
 from app.quant.bias_correction import add_to_biases, channel_means, detach_nodes
 from app.quant.gptq import round_weights
+from app.quant.int8_nodes import find_int8_nodes
 from app.quant.tunable import TunableNode, find_tunable, portions, store_values
 
 #: Gram matrices held at a time; with more of them there are more passes over the images.
@@ -55,38 +56,53 @@ class _Seen:
         return (self.plain / self.rows)[None].astype(np.float32), (self.rounded / self.rows)[None].astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What tuning found, by the node's first output: int8 weights, and what its output channels lack (float64)."""
+
+    images: int
+    values: dict[str, np.ndarray]
+    corrections: dict[str, np.ndarray]
+    left: dict[str, str]
+
+    def apply(self, _float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, Any]:
+        """Write it into a Q/DQ model, in place; nodes that stay float there stay as they are. Return what was done.
+
+        images: how many were looked at · rounded, corrected: nodes whose weights, or bias, were tuned · left: [{node,
+        reason}] of INT8 nodes that were not.
+        """
+        nodes = [node for node in find_int8_nodes(quantized.graph) if node.weight is not None]
+        rounded = {n.weight.stored: self.values[n.output] for n in nodes if n.weight and n.output in self.values}
+        corrections = {n.output: self.corrections[n.output] for n in nodes if n.output in self.corrections}
+        store_values(quantized.graph, rounded)
+        refused = add_to_biases(quantized.graph, corrections)
+        left = {n.output: reason for n in nodes if (reason := (self.left | refused).get(n.output))}
+        return {
+            "images": self.images,
+            "rounded": len(rounded),
+            "corrected": len(corrections) - len(refused),
+            "left": [{"node": name, "reason": reason} for name, reason in left.items()],
+        }
+
+
 class Tuner:
-    """Tunes `quantized`, in place, by what the nodes of `float_model` read."""
+    """Learns how to tune `quantized` from what the nodes of `float_model` read."""
 
     def __init__(self, float_model: onnx.ModelProto, quantized: onnx.ModelProto, spec: TuneSpec) -> None:
-        self._float, self._quantized, self._spec = float_model, quantized, spec
+        self._float, self._spec = float_model, spec
         self._nodes, self._refused = find_tunable(float_model, quantized)
         self._input = float_model.graph.input[0].name
         self._values: dict[str, np.ndarray] = {}
         self._corrections: dict[str, np.ndarray] = {}
 
-    def tune(self, images: Images, report: Report) -> dict[str, Any]:
-        """Return what was done, as JSON values.
-
-        images: how many were looked at · rounded, corrected: nodes whose weights, or bias, were tuned · left: [{node,
-        reason}] of INT8 nodes that were not. `images` yields float32[N, ...], each time from the start.
-        Raises EngineProblem.
-        """
+    def learn(self, images: Images, report: Report) -> Learned:
+        """Return what the images say; `images` yields float32[N, ...], each time from the start. Raises EngineProblem."""
         lists = list(portions(self._nodes, _GRAM_BYTES)) if self._spec.rounds_weights else [self._nodes]
         with tempfile.TemporaryDirectory() as folder:
             for number, nodes in enumerate(lists):
                 steps = _Steps(report, number * self._spec.images, len(lists) * self._spec.images)
                 self._learn(nodes, images, Path(folder), steps)
-        store_values(self._quantized.graph, self._values)
-        refused = add_to_biases(self._quantized.graph, self._corrections)
-        names = {node.output: node.name for node in self._nodes}
-        left = self._refused | {names[output]: reason for output, reason in refused.items()}
-        return {
-            "images": self._spec.images,
-            "rounded": len(self._values),
-            "corrected": len(self._corrections) - len(refused),
-            "left": [{"node": name, "reason": reason} for name, reason in left.items()],
-        }
+        return Learned(self._spec.images, self._values, self._corrections, self._refused)
 
     def _learn(self, nodes: list[TunableNode], images: Images, folder: Path, steps: "_Steps") -> None:
         if not nodes:
@@ -94,7 +110,7 @@ class Tuner:
         seen, grams = self._collect(nodes, images, folder, steps)
         if self._spec.rounds_weights:
             for node in (node for node in nodes if node.columns is not None):
-                self._values[node.stored.stored] = _rounded(node, grams[node.output])
+                self._values[node.output] = _rounded(node, grams[node.output])
         if self._spec.corrects_bias:
             self._corrections |= self._expected_errors(nodes, seen, folder)
 
@@ -131,11 +147,9 @@ class Tuner:
         return {node.output: wanted[node.output] - found[node.output] for node in nodes}
 
     def _int8(self, node: TunableNode) -> np.ndarray:
-        return self._values.get(node.stored.stored, node.stored.values).astype(np.float64)
+        return self._values.get(node.output, node.stored.values).astype(np.float64)
 
-    def _run_detached(
-        self, rows: list[tuple[TunableNode, np.ndarray, np.ndarray]], folder: Path
-    ) -> dict[str, np.ndarray]:
+    def _run_detached(self, rows: list[tuple[TunableNode, np.ndarray, np.ndarray]], folder: Path) -> dict[str, np.ndarray]:
         detached = [node.detached(weight) for node, weight, _ in rows]
         path = folder / "detached.onnx"
         _save(detach_nodes(detached, self._float.opset_import), path)

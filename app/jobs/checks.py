@@ -36,6 +36,8 @@ def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) 
 def check_gate_can_be_told(job: ResolvedJob) -> None:
     """Raise SpecProblem where the judge could not tell whether the gate is passed."""
     gate = job.spec.judge.gate
+    if job.spec.judge.sensitivity and not job.is_judged:
+        raise SpecProblem(reason="judge.sensitivity needs an INT8 engine and images to measure it on")
     if gate is None:
         return
     if not job.is_judged:
@@ -50,7 +52,6 @@ def _not_offered(spec: JobSpec) -> dict[str, bool]:
     calibration, quantize = spec.calibration, spec.quantize
     return {
         "calibration.observer tensorrt": calibration is not None and calibration.observer == "tensorrt",
-        "quantize.bias_correction": quantize.bias_correction,
         "quantize.placement measured": quantize.placement == "measured",
         "judge.latency": spec.judge.latency,
     }

@@ -57,9 +57,7 @@ def quantize_model(
     Raises SpecProblem (unknown exclude), UnsupportedOption, TableIncomplete, TableScaleInvalid, QuantizeProblem
     (nothing to quantize, unusable weights) and what `prepare_model` raises.
     """
-    if spec.is_tuned and tune is None:
-        reason = "it needs images; ask for it in a job"
-        raise UnsupportedOption(option="quantize.bias_correction or weight_rounding", reason=reason)
+    _check_options(spec, is_tuned=tune is not None)
     prepared = prepare_model(model)
     equalized = equalize_model(prepared) if spec.equalize else []
     if spec.float_type == "fp16":
@@ -89,6 +87,16 @@ def quantize_model(
 def model_to_bytes(model: onnx.ModelProto) -> bytes:
     """Return the ONNX file; the same model gives the same bytes."""
     return model.SerializeToString(deterministic=True)
+
+
+def _check_options(spec: QuantizeSpec, is_tuned: bool) -> None:
+    needs_images = {
+        "quantize.bias_correction or weight_rounding": spec.is_tuned and not is_tuned,
+        "quantize.exclude auto": spec.excludes_automatically,
+    }
+    for option, is_asked in needs_images.items():
+        if is_asked:
+            raise UnsupportedOption(option=option, reason="it needs images, so it is to be had from a job alone")
 
 
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -30,10 +30,6 @@ class TunableNode:
     def output(self) -> str:
         return self.node.output[0]
 
-    @property
-    def name(self) -> str:
-        return self.node.name or self.output
-
     @cached_property
     def columns(self) -> Columns | None:
         """How its inputs become columns; None where its weights are rounded to the nearest."""
@@ -54,7 +50,7 @@ class TunableNode:
 
 
 def find_tunable(float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> tuple[list[TunableNode], dict[str, str]]:
-    """Return the INT8 nodes that can be tuned, in graph order, and the names of those that cannot, each with why.
+    """Return the INT8 nodes that can be tuned, in graph order, and the first outputs of those that cannot, each with why.
 
     `quantized` has the nodes of `float_model` under the same first outputs.
     """
@@ -69,7 +65,7 @@ def find_tunable(float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> tu
         if reason is None and weight is not None:
             tunable.append(TunableNode(node, weight, each.activations[0], each.weight))
         else:
-            refused[node.name or each.output] = reason or "its weights are computed"
+            refused[each.output] = reason or "its weights are computed"
     return tunable, refused
 
 

@@ -4,13 +4,14 @@ from typing import Any
 
 from app import keys
 from app.db import results
-from app.db.rows import EngineRow, ReportRow, TableRow
+from app.db.rows import EngineRow, QuantizedRow, ReportRow, TableRow
 from app.worker.context import Run
-from app.worker.files import dataset_files, model_path
-from app.worker.stages.derive import taken_images
+from app.worker.files import dataset_files
+from app.worker.stages.judge_request import judge_request
 from app.worker.stages.quantize import find_or_quantize
 
 STEP = "app.worker.steps.judge:judge"
+SENSITIVITY_STEP = "app.worker.steps.sensitivity:sensitivity"
 
 
 def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
@@ -26,7 +27,9 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     # A plan for a GPU is judged by the Q/DQ model that it was built from: the same arithmetic, on this CPU.
     tested = engine.plan if engine.backend == "onnxruntime" else find_or_quantize(run, table).body
     run.enter("judge")
-    report = run.child(STEP, _request(run, tested, table))
+    request = judge_request(run, table)
+    report = run.child(STEP, request | {"tested": str(run.worker.blobs.fetch(tested))})
+    report |= _found_before(run, table, request)
     row = ReportRow(key=keys.judge_key(run.job, engine.key), engine_id=engine.id, report=report)
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)
@@ -34,17 +37,17 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     return row
 
 
-def _request(run: Run, tested: str, table: TableRow) -> dict[str, Any]:
-    judged = run.job.judge_dataset or run.job.dataset
-    assert judged is not None
+def _found_before(run: Run, table: TableRow, request: dict[str, Any]) -> dict[str, Any]:
+    """Return what `exclude: auto` measured on its way, or the sensitivity that the job asks for."""
+    if run.job.exclusion is not None:
+        with run.worker.database.reading() as session:
+            known = results.find_by_key(session, QuantizedRow, run.job.exclusion)
+        assert known is not None
+        found = dict(known.report)
+        return {"sensitivity": found.pop("sensitivity"), "exclude": found}
+    if not run.job.spec.judge.sensitivity:
+        return {}
+    assert run.job.dataset is not None
     blobs = run.worker.blobs
-    calibration = run.job.dataset if run.job.judge_dataset is None else None
-    return {
-        "model": model_path(blobs, run.job.model, run.folder / "model"),
-        "tested": str(blobs.fetch(tested)),
-        "calibration": str(blobs.fetch(calibration.listing)) if calibration else None,
-        "taken": taken_images(table),
-        "judge": dataset_files(blobs, judged),
-        "spec": run.job.spec.model_dump(mode="json"),
-        "limits": run.worker.settings.input_limits.model_dump(mode="json"),
-    }
+    about = {"table": str(blobs.fetch(table.body)), "dataset": dataset_files(blobs, run.job.dataset)}
+    return {"sensitivity": run.child(SENSITIVITY_STEP, request | about)}
