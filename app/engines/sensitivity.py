@@ -15,11 +15,11 @@ from app.quant.sensitivity import Group, loss_from_report
 from app.quant.tensor_types import infer_types
 
 #: Images that groups are measured on: their loss is a ratio of sums, so that few suffice.
-IMAGES = 32
+IMAGES = 16
 #: With more groups than this, only those with the fewest multiply-adds are measured: they are the cheap ones to exclude.
 MOST_GROUPS = 192
 #: So many of those that lose most alone are measured as the only ones in float, too.
-MOST_FLOAT = 32
+MOST_FLOAT = 24
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def measure_sensitivity(pair: QuantizedPair, reference: Reference, report: Repor
 
     images: looked at · passes: how many models were run on them · unmeasured: groups left out · all_int8: {loss,
     sqnr_db, agreement} · groups: [{node, output, op, multiply_adds, share, only_int8, only_float}] by the loss of
-    only_int8, the largest first; only_float is null but for the first 32. share: of all multiply-adds in nodes with
+    only_int8, the largest first; only_float is null but for the first 24. share: of all multiply-adds in nodes with
     weights. Raises EngineProblem, JudgeProblem.
     """
     rows = _rows(pair)
@@ -60,16 +60,12 @@ def measure_sensitivity(pair: QuantizedPair, reference: Reference, report: Repor
 
 
 def groups_from_sensitivity(sensitivity: dict[str, Any]) -> list[Group]:
-    """Return the groups with what they take away: their loss alone, or what is gained with them alone in float, if more.
+    """Return the groups with what they take away: their loss as the only ones in INT8.
 
-    Among several groups that each ruin the outputs none gains anything alone; their own losses tell.
+    These add up to the whole loss nearly. What is gained with one alone in float is the difference of two large losses,
+    and nothing where several groups each ruin the outputs.
     """
-    whole = sensitivity["all_int8"]["loss"]
-    groups = []
-    for row in sensitivity["groups"]:
-        gained = whole - row["only_float"]["loss"] if row["only_float"] else 0.0
-        groups.append(Group(row["output"], row["node"], row["share"], max(gained, row["only_int8"]["loss"])))
-    return groups
+    return [Group(row["output"], row["node"], row["share"], row["only_int8"]["loss"]) for row in sensitivity["groups"]]
 
 
 @dataclass

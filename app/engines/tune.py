@@ -18,6 +18,7 @@ from app.engines.backend import Report
 from app.engines.onnxruntime import OnnxRuntimeRunner, open_session, session_options
 from app.quant.bias_correction import add_to_biases, channel_means, detach_nodes
 from app.quant.gptq import round_weights
+from app.quant.gram import GramSum
 from app.quant.int8_nodes import find_int8_nodes
 from app.quant.tunable import TunableNode, find_tunable, portions, store_values
 
@@ -110,15 +111,15 @@ class Tuner:
         seen, grams = self._collect(nodes, images, folder, steps)
         if self._spec.rounds_weights:
             for node in (node for node in nodes if node.columns is not None):
-                self._values[node.output] = _rounded(node, grams[node.output])
+                self._values[node.output] = _rounded(node, grams[node.output].matrix())
         if self._spec.corrects_bias:
             self._corrections |= self._expected_errors(nodes, seen, folder)
 
     def _collect(
         self, nodes: list[TunableNode], images: Images, folder: Path, steps: "_Steps"
-    ) -> tuple[dict[str, _Seen], dict[str, np.ndarray]]:
+    ) -> tuple[dict[str, _Seen], dict[str, GramSum]]:
         seen: dict[str, _Seen] = {}
-        grams: dict[str, np.ndarray] = {}
+        grams: dict[str, GramSum] = {}
         readers = {node.activation.tensor: node for node in nodes}
         for values in self._run_all(list(readers), images(), folder):
             rounded = {name: _on_grid(values[name], node.activation.scale) for name, node in readers.items()}
@@ -128,8 +129,8 @@ class Tuner:
             if self._spec.rounds_weights:
                 for node in (node for node in nodes if node.columns is not None):
                     assert node.columns is not None
-                    own = node.columns.gram(rounded[node.activation.tensor])
-                    grams[node.output] = grams[node.output] + own if node.output in grams else own
+                    columns = node.columns.of_batch(rounded[node.activation.tensor])
+                    grams.setdefault(node.output, GramSum()).add(columns)
             steps.add(len(values[self._input]))
         return seen, grams
 

@@ -1,14 +1,16 @@
 """Gram matrices of what the weights of a node are multiplied with: the sums of x x^T over positions and images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 
 from app.quant.nodes import get_attribute, get_int
 
-#: Of one image so many positions are looked at, evenly spread: neighbours say nearly the same.
-_MOST_POSITIONS = 1024
+#: Of one image about K positions are looked at, within these bounds, evenly spread: neighbours say nearly the same.
+_FEWEST_POSITIONS, _MOST_POSITIONS = 128, 1024
+#: So many values are summed up at once.
+_SUMMED = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -48,25 +50,53 @@ class Columns:
         flat = rows.reshape(self._outputs, self.length)
         return flat.reshape(self.weight_shape) if self._has_outputs_first else flat.T
 
-    def gram(self, batch: np.ndarray) -> np.ndarray:
-        """Return float64[groups, K, K] summed over the positions of all images of an input, the batch first."""
-        total = np.zeros((self.groups, self.length, self.length))
-        for image in batch:
-            columns = self._of_image(image)
-            total += columns @ columns.transpose(0, 2, 1)
-        return total
+    def of_batch(self, batch: np.ndarray) -> np.ndarray:
+        """Return float32[groups, K, positions] of an input with the batch first."""
+        return np.concatenate([self._of_image(image) for image in batch], axis=2)
 
     def _of_image(self, image: np.ndarray) -> np.ndarray:
         if self.node.op_type != "Conv":
-            return image.reshape(1, -1, self.length).transpose(0, 2, 1)
+            return image.astype(np.float32, copy=False).reshape(1, -1, self.length).transpose(0, 2, 1)
         patches = _patches(self.node, image, self.weight_shape[2:])
         rank = len(self.weight_shape) - 2
         positions = patches.shape[1 : 1 + rank]
-        every = int(np.ceil((np.prod(positions) / _MOST_POSITIONS) ** (1 / rank)))
+        wanted = min(max(self.length, _FEWEST_POSITIONS), _MOST_POSITIONS)
+        every = int(np.ceil((np.prod(positions) / wanted) ** (1 / rank)))
         chosen = patches[(slice(None), *[slice(None, None, every)] * rank)]
         # [channels, positions..., kernel...] -> [groups, channels of one, kernel, positions]
         moved = np.moveaxis(chosen, range(1, 1 + rank), range(-rank, 0))
         return np.ascontiguousarray(moved, np.float32).reshape(self.groups, self.length, -1)
+
+
+@dataclass
+class GramSum:
+    """Adds columns up to their Gram matrix, as many at once as make one product worth its sum."""
+
+    total: np.ndarray | None = None
+    _waiting: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, columns: np.ndarray) -> None:
+        """Count float32[groups, K, positions]."""
+        self._waiting.append(columns)
+        if sum(each.size for each in self._waiting) >= _SUMMED:
+            self._sum_up()
+
+    def matrix(self) -> np.ndarray:
+        """Return float64[groups, K, K]: the sum of x x^T over all columns x."""
+        if self._waiting:
+            self._sum_up()
+        assert self.total is not None
+        return self.total
+
+    def _sum_up(self) -> None:
+        columns = np.concatenate(self._waiting, axis=2)
+        self._waiting.clear()
+        # One group's product is one of a matrix with its own transpose, of which BLAS computes half.
+        product = (columns[0] @ columns[0].T)[None] if len(columns) == 1 else columns @ columns.transpose(0, 2, 1)
+        if self.total is None:
+            self.total = product.astype(np.float64)
+        else:
+            self.total += product
 
 
 def find_columns(node: onnx.NodeProto, weight: np.ndarray, position: int) -> Columns | None:

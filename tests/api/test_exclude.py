@@ -6,7 +6,6 @@ import httpx
 import pytest
 
 from tests.api.test_jobs import run, succeeded
-from tests.api.test_uploads import assert_problem
 from tests.running import TEST_DIGITS
 
 BAD = {"method": "entropy"}  # ruins this net, whatever is measured with
@@ -39,4 +38,3 @@ def test_auto_makes_the_gate_hold(http: httpx.Client) -> None:
     assert found["trials"][0]["excluded"] == 0
     kept = {row["node"]: row["reason"] for row in http.get(f"/v1/engines/{job['engine_id']}").json()["quantize"]["kept_float"]}
     assert sum(reason.startswith("excluded by") for reason in kept.values()) > 0
-    
