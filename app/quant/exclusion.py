@@ -15,6 +15,8 @@ DEFAULT_SQNR_DB = 30.0
 DEFAULT_LIMIT = 0.05
 #: Groups are given back to INT8 one by one at the end, in so many trials.
 _MOST_RETURNS = 8
+#: Shares are quotients of whole numbers, compared as float64.
+_ROUNDING = 1e-9
 
 Report = Mapping[str, Any]
 Trial = Callable[[Sequence[Group]], Report]
@@ -34,11 +36,15 @@ class Target:
         gate = self.gate or GateSpec(min_agreement=DEFAULT_AGREEMENT)
         images = report["images"]
         agreement, drop = gate.min_agreement, gate.max_accuracy_drop
-        is_close = agreement is None or report["agreement"] >= min(1.0, agreement + self._spare(1 - agreement, images))
-        return is_close and (drop is None or report["accuracy_drop"] <= max(0.0, drop - self._spare(drop, images)))
+        is_close = agreement is None or 1 - report["agreement"] <= self._allowed(1 - agreement, images)
+        return is_close and (drop is None or report["accuracy_drop"] <= self._allowed(drop, images))
 
-    def _spare(self, share: float, images: int) -> float:
-        return math.sqrt(share * (1 - share) / images) if self.is_sampled else 0.0
+    def _allowed(self, share: float, images: int) -> float:
+        """Return the share of images that may go wrong: with a standard error to spare, rounded to whole images."""
+        if not self.is_sampled:
+            return share
+        spare = math.sqrt(share * (1 - share) / images)
+        return round(max(0.0, share - spare) * images) / images + _ROUNDING
 
     def to_json(self) -> dict[str, Any]:
         """Return what was aimed at."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 #: A group whose return to float takes less than this share of the whole loss away is not worth it.
-_LEAST_GAIN = 0.002
+_LEAST_GAIN = 0.005
 #: A group without multiply-adds costs its Q/DQ pair all the same: this share of all multiply-adds is put down for it.
-_LEAST_COST = 1e-4
+_LEAST_COST = 2e-3
 
 
 @dataclass(frozen=True)
