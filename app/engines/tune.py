@@ -1,12 +1,12 @@
 """Tune a Q/DQ model on images: weights rounded with each other in mind, biases corrected for the error to expect.
 
-One pass of the float model over the images says what every INT8 node reads; what is learned of a node does not depend on
-the others, so it stays true whichever of them stay float.
+The float model is run on the images, and each INT8 node alone on what it would read of them. So what is learned of a node
+does not depend on the others, and stays true whichever of them stay float.
 """
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,16 @@ from onnx import TensorProto, helper
 
 from app.engines.backend import Report
 from app.engines.onnxruntime import OnnxRuntimeRunner, open_session, session_options
-from app.quant.bias_correction import add_to_biases, channel_means, detach_nodes
+from app.quant.bias_correction import ErrorSum, add_to_biases, detach_nodes
 from app.quant.gptq import round_weights
 from app.quant.gram import GramSum
 from app.quant.int8_nodes import find_int8_nodes
 from app.quant.tunable import TunableNode, find_tunable, portions, store_values
 
-#: Gram matrices held at a time; with more of them there are more passes over the images.
-_GRAM_BYTES = 512 << 20
 _MAX_PROTOBUF_BYTES = 1_900_000_000
-_LEAST, _LARGEST = -128, 127
 
 Images = Callable[[], Iterable[np.ndarray]]
+Tensors = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -40,30 +38,13 @@ class TuneSpec:
     threads: int = 1
 
 
-@dataclass
-class _Seen:
-    """Sums over all rows (images) of one tensor: as it is, and rounded to its INT8 grid."""
-
-    rows: int = 0
-    plain: np.ndarray = field(default_factory=lambda: np.zeros(()))
-    rounded: np.ndarray = field(default_factory=lambda: np.zeros(()))
-
-    def add(self, values: np.ndarray, rounded: np.ndarray) -> None:
-        self.rows += len(values)
-        self.plain = self.plain + values.sum(axis=0, dtype=np.float64)
-        self.rounded = self.rounded + rounded.sum(axis=0, dtype=np.float64)
-
-    def means(self) -> tuple[np.ndarray, np.ndarray]:
-        return (self.plain / self.rows)[None].astype(np.float32), (self.rounded / self.rows)[None].astype(np.float32)
-
-
 @dataclass(frozen=True)
 class Learned:
     """What tuning found, by the node's first output: int8 weights, and what its output channels lack (float64)."""
 
     images: int
-    values: dict[str, np.ndarray]
-    corrections: dict[str, np.ndarray]
+    values: Tensors
+    corrections: Tensors
     left: dict[str, str]
 
     def apply(self, _float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, Any]:
@@ -87,112 +68,87 @@ class Learned:
 
 
 class Tuner:
-    """Learns how to tune `quantized` from what the nodes of `float_model` read."""
+    """Learns how to tune `quantized` from what the nodes of `float_model` read and make."""
 
     def __init__(self, float_model: onnx.ModelProto, quantized: onnx.ModelProto, spec: TuneSpec) -> None:
         self._float, self._spec = float_model, spec
         self._nodes, self._refused = find_tunable(float_model, quantized)
         self._input = float_model.graph.input[0].name
-        self._values: dict[str, np.ndarray] = {}
-        self._corrections: dict[str, np.ndarray] = {}
+        self._values: Tensors = {}
+        self._corrections: Tensors = {}
 
     def learn(self, images: Images, report: Report) -> Learned:
         """Return what the images say; `images` yields float32[N, ...], each time from the start. Raises EngineProblem."""
-        lists = list(portions(self._nodes, _GRAM_BYTES)) if self._spec.rounds_weights else [self._nodes]
+        lists = list(portions(self._nodes))
+        passes = [self._learn_weights] * self._spec.rounds_weights + [self._learn_biases] * self._spec.corrects_bias
+        steps = _Steps(report, len(lists) * len(passes) * self._spec.images)
         with tempfile.TemporaryDirectory() as folder:
-            for number, nodes in enumerate(lists):
-                steps = _Steps(report, number * self._spec.images, len(lists) * self._spec.images)
-                self._learn(nodes, images, Path(folder), steps)
+            for nodes in lists:
+                for learn in passes:
+                    learn(nodes, steps.counted(images()), Path(folder))
         return Learned(self._spec.images, self._values, self._corrections, self._refused)
 
-    def _learn(self, nodes: list[TunableNode], images: Images, folder: Path, steps: "_Steps") -> None:
-        if not nodes:
-            return
-        seen, grams = self._collect(nodes, images, folder, steps)
-        if self._spec.rounds_weights:
-            for node in (node for node in nodes if node.columns is not None):
-                self._values[node.output] = _rounded(node, grams[node.output].matrix())
-        if self._spec.corrects_bias:
-            self._corrections |= self._expected_errors(nodes, seen, folder)
+    def _learn_weights(self, nodes: list[TunableNode], batches: Iterable[np.ndarray], folder: Path) -> None:
+        columns = {node.output: node.columns for node in nodes if node.columns is not None}
+        tunable = [node for node in nodes if node.output in columns]
+        grams = {output: GramSum() for output in columns}
+        for values in self._run_all([node.activation.tensor for node in tunable], batches, folder):
+            rounded = _on_grids(tunable, values)
+            for node in tunable:
+                grams[node.output].add(columns[node.output].of_batch(rounded[node.activation.tensor]))
+        for node in tunable:
+            own = columns[node.output]
+            scales = own.rows(node.spread_scales)[:, :, :1]
+            rows = round_weights(own.rows(node.weight), scales, grams[node.output].matrix())
+            self._values[node.output] = own.weight(rows)
 
-    def _collect(
-        self, nodes: list[TunableNode], images: Images, folder: Path, steps: "_Steps"
-    ) -> tuple[dict[str, _Seen], dict[str, GramSum]]:
-        seen: dict[str, _Seen] = {}
-        grams: dict[str, GramSum] = {}
-        readers = {node.activation.tensor: node for node in nodes}
-        for values in self._run_all(list(readers), images(), folder):
-            rounded = {name: _on_grid(values[name], node.activation.scale) for name, node in readers.items()}
-            for name, node in readers.items():
-                as_rows = (lambda array: array) if node.is_image_wise else _as_rows
-                seen.setdefault(name, _Seen()).add(as_rows(values[name]), as_rows(rounded[name]))
-            if self._spec.rounds_weights:
-                for node in (node for node in nodes if node.columns is not None):
-                    assert node.columns is not None
-                    columns = node.columns.of_batch(rounded[node.activation.tensor])
-                    grams.setdefault(node.output, GramSum()).add(columns)
-            steps.add(len(values[self._input]))
-        return seen, grams
+    def _learn_biases(self, nodes: list[TunableNode], batches: Iterable[np.ndarray], folder: Path) -> None:
+        detached = [node.detached(self._values.get(node.output, node.stored.values)) for node in nodes]
+        path = folder / "detached.onnx"
+        _save(detach_nodes(detached, self._float.opset_import), path)
+        session = open_session(path, session_options(self._spec.threads))
+        errors = {node.output: ErrorSum(node.node.op_type, node.window) for node in nodes}
+        wanted = [name for node in nodes for name in (node.activation.tensor, node.output)]
+        for values in self._run_all(wanted, batches, folder):
+            rounded = _on_grids(nodes, values)
+            feeds = {each.given: rounded[node.activation.tensor] for each, node in zip(detached, nodes, strict=True)}
+            found = session.run(list(errors), feeds)
+            for node, output in zip(nodes, found, strict=True):
+                errors[node.output].add(values[node.output], np.asarray(output))
+        self._corrections |= {output: error.mean() for output, error in errors.items()}
 
-    def _run_all(self, names: list[str], batches: Iterable[np.ndarray], folder: Path) -> Iterator[dict[str, np.ndarray]]:
-        path = _with_outputs(self._float, [name for name in names if name != self._input], folder / "float.onnx")
+    def _run_all(self, names: list[str], batches: Iterable[np.ndarray], folder: Path) -> Iterator[Tensors]:
+        outputs = dict.fromkeys(name for name in names if name != self._input)
+        path = folder / "float.onnx"
+        _save(_with_outputs(self._float, list(outputs)), path)
         runner = OnnxRuntimeRunner(open_session(path, session_options(self._spec.threads)))
         for batch in batches:
             yield runner.run(batch) | {self._input: batch}
 
-    def _expected_errors(self, nodes: list[TunableNode], seen: dict[str, _Seen], folder: Path) -> dict[str, np.ndarray]:
-        means = {node.output: seen[node.activation.tensor].means() for node in nodes}
-        int8 = {node.output: node.stored.spread_scales() * self._int8(node) for node in nodes}
-        wanted = self._run_detached([(node, node.weight, means[node.output][0]) for node in nodes], folder)
-        found = self._run_detached([(node, int8[node.output], means[node.output][1]) for node in nodes], folder)
-        return {node.output: wanted[node.output] - found[node.output] for node in nodes}
-
-    def _int8(self, node: TunableNode) -> np.ndarray:
-        return self._values.get(node.output, node.stored.values).astype(np.float64)
-
-    def _run_detached(self, rows: list[tuple[TunableNode, np.ndarray, np.ndarray]], folder: Path) -> dict[str, np.ndarray]:
-        detached = [node.detached(weight) for node, weight, _ in rows]
-        path = folder / "detached.onnx"
-        _save(detach_nodes(detached, self._float.opset_import), path)
-        session = open_session(path, session_options(self._spec.threads))
-        names = [node.output for node, _, _ in rows]
-        feeds = {each.given: mean for each, (_, _, mean) in zip(detached, rows, strict=True)}
-        outputs = [np.asarray(output) for output in session.run(names, feeds)]
-        return {node.output: channel_means(node.node, output) for (node, _, _), output in zip(rows, outputs, strict=True)}
-
 
 class _Steps:
-    """Tells the progress of one pass among several."""
+    """Tells how many images were looked at, in all passes."""
 
-    def __init__(self, report: Report, done: int, total: int) -> None:
-        self._report, self._done, self._total = report, done, total
+    def __init__(self, report: Report, total: int) -> None:
+        self._report, self._done, self._total = report, 0, total
 
-    def add(self, images: int) -> None:
-        self._done += images
-        self._report({"progress": [min(self._done, self._total), self._total]})
-
-
-def _rounded(node: TunableNode, gram: np.ndarray) -> np.ndarray:
-    assert node.columns is not None
-    scales = node.columns.rows(np.broadcast_to(node.stored.spread_scales(), node.weight.shape))[:, :, :1]
-    return node.columns.weight(round_weights(node.columns.rows(node.weight), scales, gram))
+    def counted(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for batch in batches:
+            yield batch
+            self._done += len(batch)
+            self._report({"progress": [min(self._done, self._total), self._total]})
 
 
-def _on_grid(values: np.ndarray, scale: np.float32) -> np.ndarray:
-    return np.clip(np.rint(values / scale), _LEAST, _LARGEST) * scale
+def _on_grids(nodes: list[TunableNode], values: Tensors) -> Tensors:
+    return {node.activation.tensor: node.activation.on_grid(values[node.activation.tensor]) for node in nodes}
 
 
-def _as_rows(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, values.shape[-1])
-
-
-def _with_outputs(model: onnx.ModelProto, names: list[str], path: Path) -> Path:
+def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.output[:]
     copy.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    _save(copy, path)
-    return path
+    return copy
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

@@ -1,9 +1,9 @@
 """Fold the expected error of an INT8 node into its bias.
 
 Source: Nagel, van Baalen, Blankevoort, Welling: Data-Free Quantization Through Weight Equalization and Bias Correction
-(2019), section 4.2, here with means measured on images, of the rounded activations too. What a node with weights W
-computes is linear, so the expected error of its outputs is W E[x] - W' E[x'] with W' the INT8 weights and x' the rounded
-activation: the node is run on the two mean images alone (`detach_nodes`), and no position is left out.
+(2019), appendix D: the mean error of each output channel, measured on images. Positions where the activation behind the
+node cuts off either output, float or INT8, to the same value are left out: there the error does not matter, and a
+background that fills most of an image would decide for the rest.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.quant.nodes import Namer, get_attribute, index_graph, replace_nodes
 
+#: A mean of fewer errors is left alone.
+_FEWEST_POSITIONS = 16
+
 
 @dataclass(frozen=True)
 class Detached:
@@ -23,6 +26,7 @@ class Detached:
     node: onnx.NodeProto
     position: int
     weight: np.ndarray
+    bias: np.ndarray | None
 
     @property
     def given(self) -> str:
@@ -30,25 +34,44 @@ class Detached:
 
 
 def detach_nodes(nodes: Sequence[Detached], opset_imports: Iterable[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
-    """Return a model of these nodes alone, side by side and without bias; outputs keep their names."""
-    copies, weights = [], []
+    """Return a model of these nodes alone, side by side; outputs keep their names."""
+    copies, constants = [], []
     for each in nodes:
-        weights.append(numpy_helper.from_array(np.ascontiguousarray(each.weight, np.float32), f"{each.given}_weight"))
         inputs = [each.given, each.given]
-        inputs[each.position] = weights[-1].name
+        inputs[each.position] = f"{each.given}_weight"
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(each.weight, np.float32), inputs[each.position]))
+        if each.bias is not None:
+            inputs.append(f"{each.given}_bias")
+            constants.append(numpy_helper.from_array(np.ascontiguousarray(each.bias, np.float32), inputs[2]))
         copy = helper.make_node(each.node.op_type, inputs, [each.node.output[0]])
         copy.attribute.extend(each.node.attribute)
         copies.append(copy)
     given = [helper.make_tensor_value_info(each.given, TensorProto.FLOAT, None) for each in nodes]
     made = [helper.make_tensor_value_info(each.node.output[0], TensorProto.FLOAT, None) for each in nodes]
-    graph = helper.make_graph(copies, "detached", given, made, weights)
+    graph = helper.make_graph(copies, "detached", given, made, constants)
     return helper.make_model(graph, opset_imports=list(opset_imports), ir_version=8)
 
 
-def channel_means(node: onnx.NodeProto, output: np.ndarray) -> np.ndarray:
-    """Return float64[channels]: an output of node averaged over all but its channels."""
-    axis = 1 if node.op_type in ("Conv", "ConvTranspose") else output.ndim - 1
-    return output.astype(np.float64).mean(axis=tuple(i for i in range(output.ndim) if i != axis))
+class ErrorSum:
+    """Adds up by how much the INT8 outputs of a node are too small, channel by channel."""
+
+    def __init__(self, op_type: str, window: tuple[float, float]) -> None:
+        self._has_channels_second = op_type in ("Conv", "ConvTranspose")
+        self._window = window
+        self._total = self._count = np.zeros(())
+
+    def add(self, wanted: np.ndarray, found: np.ndarray) -> None:
+        """Count the float and the INT8 outputs of one batch."""
+        others = tuple(i for i in range(wanted.ndim) if i != (1 if self._has_channels_second else wanted.ndim - 1))
+        low, high = self._window
+        matters = ((wanted > low) & (wanted < high)) | ((found > low) & (found < high))
+        errors = (wanted - found) * matters
+        self._total = self._total + errors.sum(axis=others, dtype=np.float64)
+        self._count = self._count + matters.sum(axis=others, dtype=np.int64)
+
+    def mean(self) -> np.ndarray:
+        """Return float64[channels]; of a channel with few positions that matter 0, for they tell little."""
+        return np.where(self._count >= _FEWEST_POSITIONS, self._total / np.maximum(self._count, 1), 0.0)
 
 
 def add_to_biases(graph: onnx.GraphProto, corrections: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -19,6 +19,10 @@ class Int8Activation:
     tensor: str
     scale: np.float32
 
+    def on_grid(self, values: np.ndarray) -> np.ndarray:
+        """Return values as the node reads them: rounded half to even, saturated at -128 and 127 steps."""
+        return np.clip(np.rint(values / self.scale), -128, 127) * self.scale
+
 
 @dataclass(frozen=True)
 class Int8Weight:
