@@ -38,11 +38,19 @@ FIGURES = ("agreement", "accuracy_fp32", "accuracy_int8", "cosine", "sqnr_db", "
 
 @dataclass(frozen=True)
 class Options:
-    """Which others are measured, and what is said as it goes on; `modelopt_python`: see bench calibrate."""
+    """Which ways are measured, and what is said as it goes on.
+
+    `modelopt_python`: see bench calibrate. `only`: words of which one must be in the name of a way; empty for all ways.
+    """
 
     say: Callable[[str], None]
     others: bool = True
     modelopt_python: str | None = None
+    only: tuple[str, ...] = ()
+
+    def wants(self, what: str) -> bool:
+        """Whether this way is to be measured."""
+        return not self.only or any(word in what for word in self.only)
 
 
 def bench_accuracy(splits: Iterable[Split], client: Client, options: Options) -> list[dict[str, Any]]:
@@ -61,8 +69,9 @@ def bench_accuracy(splits: Iterable[Split], client: Client, options: Options) ->
 def _measure(split: Split, client: Client, options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
     names = _push(split, client)
     for what, (method, quantize) in OURS.items():
-        options.say(f"{split.net}, {split.name}: {what}")
-        yield f"Enginesmith {what}", _run_job(client, _job_spec(split, names, method, quantize))
+        if options.wants(f"Enginesmith {what}"):
+            options.say(f"{split.net}, {split.name}: {what}")
+            yield f"Enginesmith {what}", _run_job(client, _job_spec(split, names, method, quantize))
     if options.others:
         with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
             yield from _others(split, Path(folder), options)
@@ -105,7 +114,7 @@ def _others(split: Split, folder: Path, options: Options) -> Iterator[tuple[str,
     ways = {f"onnxruntime {m}": ("quantizers:ort_static", {"method": m}, sys.executable) for m in _ORT_METHODS}
     if options.modelopt_python:
         ways["nvidia-modelopt default"] = ("quantizers:modelopt", {}, options.modelopt_python)
-    for what, (step, request, python) in ways.items():
+    for what, (step, request, python) in ((what, way) for what, way in ways.items() if options.wants(what)):
         options.say(f"{split.net}, {split.name}: {what}")
         tested = str(folder / "quantized.onnx")
         try:

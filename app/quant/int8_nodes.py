@@ -70,21 +70,24 @@ def find_int8_nodes(graph: onnx.GraphProto) -> list[Int8Node]:
 
 def _activations(node: onnx.NodeProto, index: Index) -> Iterator[Int8Activation]:
     for position, name in enumerate(node.input):
-        dequantize = index.producers.get(name)
-        quantize = index.producers.get(dequantize.input[0]) if dequantize is not None else None
-        if dequantize is None or quantize is None or dequantize.op_type != _DEQUANTIZE or quantize.op_type != _QUANTIZE:
-            continue
-        scale = index.array(quantize.input[1])
-        if scale is not None and scale.size == 1:
+        dequantize = _made_by(name, _DEQUANTIZE, index)
+        quantize = _made_by(dequantize.input[0], _QUANTIZE, index) if dequantize is not None else None
+        scale = index.array(quantize.input[1]) if quantize is not None else None
+        if quantize is not None and scale is not None and scale.size == 1:
             yield Int8Activation(position, quantize.input[0], np.float32(scale.reshape(())))
 
 
 def _weight(node: onnx.NodeProto, index: Index) -> Int8Weight | None:
     for position, name in enumerate(node.input[:2]):
-        dequantize = index.producers.get(name)
-        if dequantize is None or dequantize.op_type != _DEQUANTIZE:
+        dequantize = _made_by(name, _DEQUANTIZE, index)
+        if dequantize is None:
             continue
         values, scales = index.array(dequantize.input[0]), index.array(dequantize.input[1])
         if values is not None and scales is not None:
             return Int8Weight(position, dequantize.input[0], values, scales, get_int(dequantize, "axis", 1))
     return None
+
+
+def _made_by(name: str, op_type: str, index: Index) -> onnx.NodeProto | None:
+    maker = index.producers.get(name)
+    return maker if maker is not None and maker.op_type == op_type else None

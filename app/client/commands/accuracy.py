@@ -39,17 +39,20 @@ class Subjects:
 
 
 @dataclass(frozen=True)
-class Others:
-    """Which other quantizers to measure."""
+class Ways:
+    """Which quantizers to measure."""
 
     others: Annotated[bool, typer.Option("--others/--no-others", help="Whether to run onnxruntime's quantizer, too.")] = True
     modelopt_python: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Python of an environment with nvidia-modelopt[onnx].")
     ] = None
+    only: Annotated[
+        list[str] | None, typer.Option(help="Measure the ways alone that have this word in their name; may be repeated.")
+    ] = None
 
 
 @grouped
-def accuracy(context: typer.Context, subjects: Subjects, others: Others) -> None:
+def accuracy(context: typer.Context, subjects: Subjects, ways: Ways) -> None:
     """Quantize by every method and option, and by other quantizers, and judge all on images that none has seen."""
     session = session_of(context)
     if (subjects.model is None) != (subjects.images is None):
@@ -57,7 +60,7 @@ def accuracy(context: typer.Context, subjects: Subjects, others: Others) -> None
     with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
         session.screen.note("starting a server")
         with running_server(Path(folder, "data")) as address, Client(address) as client:
-            rows = _measure(session, client, _splits(subjects, Path(folder)), others)
+            rows = _measure(session, client, _splits(subjects, Path(folder)), ways)
     session.screen.table({"rows": rows}, _COLUMNS, (_cells(row) for row in rows))
 
 
@@ -85,12 +88,12 @@ def _preprocess(text: str | None) -> Any:
         raise typer.BadParameter(f"--preprocess: {error}") from error
 
 
-def _measure(session: Session, client: Client, splits: Iterator[Any], others: Others) -> list[dict[str, Any]]:
+def _measure(session: Session, client: Client, splits: Iterator[Any], ways: Ways) -> list[dict[str, Any]]:
     from app.bench.accuracy import Options, bench_accuracy
 
-    python = str(others.modelopt_python) if others.modelopt_python else None
+    python = str(ways.modelopt_python) if ways.modelopt_python else None
     try:
-        return bench_accuracy(splits, client, Options(session.screen.note, others.others, python))
+        return bench_accuracy(splits, client, Options(session.screen.note, ways.others, python, tuple(ways.only or ())))
     except Problem as problem:
         raise LocalProblem(f"Cannot measure: {problem.detail}") from problem
 
