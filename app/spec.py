@@ -144,13 +144,13 @@ def exclude_from_json(value: object) -> object:
 class QuantizeSpec(Frozen):
     """Where Q/DQ pairs go, and what the rest of the model computes in.
 
+    `equalize` gives channels between two convolutions like ranges in both weights, exactly in float; the activations
+    are then observed on that model.
+    `bias_correction` takes the error to expect of every INT8 output channel out of its bias; `weight_rounding` gptq
+    rounds each weight to make up for the rounding of those before it. Both look at calibration images.
     `exclude` lists what stays float; `auto`, alone or in the list, adds the fewest multiply-adds that make the gate hold
     (`judge.gate`; without one an agreement of 0.98, or an SQNR of 30 dB for a model without classes), at most the share
     `max_excluded` (default: any for a gate, 0.05 without one). A node that is really called auto is `[a]uto`.
-    `equalize` gives channels between two convolutions like ranges in both weights, exactly in float; the activations
-    are then observed on that model. `bias_correction` takes the error to expect of every INT8 output channel out of its
-    bias. `weight_rounding` gptq rounds each weight to make up for the rounding of those before it. Both look at
-    calibration images.
     """
 
     placement: Placement = "default"
