@@ -98,11 +98,16 @@ def engine_document(row: EngineRow) -> dict[str, Any]:
     return row.facts | own
 
 
-def report_document(report: dict[str, Any], table: TableRow | None) -> dict[str, Any]:
-    """Return what the judge measured, with the method of the table and, for `auto`, what all methods reached."""
+def report_document(report: dict[str, Any], table: TableRow | None, engine: EngineRow | None) -> dict[str, Any]:
+    """Return what the judge measured, with the method of the table and, for `auto`, what all methods reached.
+
+    `multiply_adds_int8`: the share of the engine's multiply-adds in INT8; the rest stays float.
+    """
     facts = table.facts if table else {}
     method = facts.get("chosen") or (table.method if table else None)
-    return report | {"method": method, "candidates": facts.get("candidates"), "converge": facts.get("converge")}
+    quantize = (engine.facts.get("quantize") if engine else None) or {}
+    about = {"method": method, "multiply_adds_int8": quantize.get("multiply_adds_int8")}
+    return report | about | {"candidates": facts.get("candidates"), "converge": facts.get("converge")}
 
 
 def _eta_seconds(row: JobRow) -> float | None:

@@ -50,4 +50,4 @@ def get_report(engine_id: str, service: InService) -> dict[str, Any]:
         table = results.get_table(session, engine.table_id) if engine.table_id else None
     if row is None:
         raise NotFound(kind="report", name=engine_id)
-    return report_document(row.report, table)
+    return report_document(row.report, table, engine)

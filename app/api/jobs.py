@@ -61,9 +61,10 @@ def get_report(job_id: str, service: InService) -> dict[str, Any]:
         job = jobs.get_job(session, job_id)
         report = results.find_by_key(session, ReportRow, job.report_key) if job.report_key else None
         table = results.get_table(session, job.table_id) if job.table_id else None
+        engine = results.get_engine(session, job.engine_id) if job.engine_id else None
     if report is None:
         raise NotFound(kind="report", name=job_id)
-    return report_document(report.report, table)
+    return report_document(report.report, table, engine)
 
 
 @router.get("/jobs/{job_id}/events")

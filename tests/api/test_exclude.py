@@ -42,6 +42,7 @@ def test_auto_makes_the_gate_hold(http: httpx.Client) -> None:
     reasons = [row["reason"] for row in quantize["kept_float"]]
     assert reasons == [f"excluded by {name}" for name in found["excluded"]]
     assert 1 - quantize["multiply_adds_int8"] == pytest.approx(found["share"])
+    assert report["multiply_adds_int8"] == quantize["multiply_adds_int8"]
     assert report["sensitivity"]["groups"][0]["output"] in found["excluded"]
 
 
