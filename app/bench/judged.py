@@ -12,8 +12,8 @@ from app.bench.subject import Subject
 from app.engines.judge_run import JudgedModels
 from app.engines.judge_run import judge as judge_models
 from app.inputs.labels import labels_from_listing
-from app.quant.int8_nodes import find_int8_nodes
 from app.quant.macs import count_multiply_adds
+from app.quant.nodes import Index, index_graph
 from app.quant.placement import WEIGHTED_OPS
 from app.quant.tensor_types import infer_types
 
@@ -38,14 +38,14 @@ def judge(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
 
 def float_share(model: onnx.ModelProto) -> float:
     """Return the share of the known multiply-adds in nodes that do not read both their factors in INT8."""
-    types = infer_types(model)
-    int8 = {each.output for each in find_int8_nodes(model.graph) if _reads_int8(each)}
+    types, index = infer_types(model), index_graph(model.graph)
     weighted = [node for node in model.graph.node if node.op_type in WEIGHTED_OPS]
     counts = {node.output[0]: count_multiply_adds(node, types) or 0 for node in weighted}
-    outside = sum(count for output, count in counts.items() if output not in int8)
+    outside = sum(counts[node.output[0]] for node in weighted if not _reads_int8(node, index))
     return outside / max(sum(counts.values()), 1)
 
 
-def _reads_int8(each: Any) -> bool:
-    positions = {activation.position for activation in each.activations}
-    return positions | ({each.weight.position} if each.weight else set()) >= {0, 1}
+def _reads_int8(node: onnx.NodeProto, index: Index) -> bool:
+    # Of a weight the INT8 values may be stored, or (modelopt) made by a QuantizeLinear.
+    makers = [index.producers.get(name) for name in node.input[:2]]
+    return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
