@@ -146,6 +146,8 @@ class QuantizeSpec(Frozen):
 
     `equalize` gives channels between two convolutions like ranges in both weights, exactly in float; the activations
     are then observed on that model.
+    `center` moves what a Relu or Clip at zero gives to a range around zero where all readers are unpadded, exactly in
+    float: its INT8 steps are half as large. It needs `bias_correction`, for zeros that cost nothing become values.
     `bias_correction` takes the error to expect of every INT8 output channel out of its bias; `weight_rounding` gptq
     rounds each weight to make up for the rounding of those before it. Both look at calibration images.
     `exclude` lists what stays float; `auto`, alone or in the list, adds the fewest multiply-adds that make the gate hold
@@ -163,11 +165,14 @@ class QuantizeSpec(Frozen):
     max_excluded: float | None = Field(default=None, gt=0, le=1)
     float_type: FloatType = "fp32"
     equalize: bool = False
+    center: bool = False
     bias_correction: bool = False
     weight_rounding: WeightRounding = "nearest"
 
     @model_validator(mode="after")
-    def _limit_where_it_acts(self) -> Self:
+    def _options_fit(self) -> Self:
+        if self.center and not self.bias_correction:
+            raise ValueError("center needs bias_correction: true; without it rounded weights cost more than is gained")
         if self.max_excluded is not None and not self.excludes_automatically:
             raise ValueError("max_excluded limits what exclude: auto may leave in float; add auto or leave it out")
         return self

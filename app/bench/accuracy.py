@@ -19,6 +19,7 @@ from app.spec import PreprocessSpec
 
 #: What we are asked for: calibration.method and quantize.
 _TUNED = {"bias_correction": True, "weight_rounding": "gptq"}
+_CENTERED = _TUNED | {"center": True}
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "minmax": ("minmax", {}),
     "percentile": ("percentile", {}),
@@ -27,7 +28,8 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "auto": ("auto", {}),
     "auto, bias_correction": ("auto", {"bias_correction": True}),
     "auto, bias_correction, gptq": ("auto", _TUNED),
-    "auto, bias_correction, gptq, exclude auto": ("auto", _TUNED | {"exclude": "auto"}),
+    "auto, bias_correction, gptq, center": ("auto", _CENTERED),
+    "auto, bias_correction, gptq, center, exclude auto": ("auto", _CENTERED | {"exclude": "auto"}),
 }
 _ORT_METHODS = ("MinMax", "Entropy", "Percentile")
 _TIMEOUT_SECONDS = 3600

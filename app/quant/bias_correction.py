@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from app.quant.nodes import Namer, get_attribute, index_graph, replace_nodes
+from app.quant.nodes import Index, Namer, get_attribute, index_graph, replace_nodes
 
 #: A mean of fewer errors is left alone.
 _FEWEST_POSITIONS = 16
@@ -74,6 +74,14 @@ class ErrorSum:
         return np.where(self._count >= _FEWEST_POSITIONS, self._total / np.maximum(self._count, 1), 0.0)
 
 
+def has_plain_bias(node: onnx.NodeProto, index: Index) -> bool:
+    """Return whether node has no bias, or a constant vector that counts as it is."""
+    if len(node.input) < 3 or not node.input[2]:
+        return True
+    bias = index.array(node.input[2])
+    return bias is not None and bias.ndim <= 1 and get_attribute(node, "beta", 1.0) == 1.0
+
+
 def add_to_biases(graph: onnx.GraphProto, corrections: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Add float64[channels] to the outputs of nodes, by first output, in place; return which could not be, and why.
 
@@ -91,12 +99,11 @@ def add_to_biases(graph: onnx.GraphProto, corrections: Mapping[str, np.ndarray])
         if node.op_type == "MatMul":
             written.append(_added_behind(graph, node, correction, namer))
             continue
-        bias = index.array(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.float32)
-        beta = get_attribute(node, "beta", 1.0)
-        if bias is None or bias.ndim > 1 or not isinstance(beta, float) or beta == 0:
-            refused[node.output[0]] = "its bias is computed, or is no vector"
+        if not has_plain_bias(node, index):
+            refused[node.output[0]] = "its bias is computed, scaled, or no vector"
             continue
-        value = bias.astype(np.float64) + correction / beta
+        bias = index.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        value = correction if bias is None else bias.astype(np.float64) + correction
         name = _stored(graph, namer.name(f"{node.output[0]}_bias_corrected"), value)
         del node.input[2:]
         node.input.append(name)

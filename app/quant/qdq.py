@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from app.errors import QuantizeProblem, TableIncomplete, TableScaleInvalid, UnsupportedOption
+from app.quant.center import center_activations
 from app.quant.channels import report_channels
 from app.quant.equalize import equalize_model
 from app.quant.float16 import float16_from_model
@@ -30,11 +31,13 @@ class QuantizedModel:
     """A Q/DQ model and what was done to it.
 
     `qdq_report.report_placement` describes the fields, but `channels`: `channels.report_channels`, and `equalized`:
-    `equalize.equalize_model`.
+    `equalize.equalize_model`, and `centred`: `center.center_activations`. `float_model`: what it was made from, prepared,
+    equalized, centred.
     """
 
     model: onnx.ModelProto
     report: dict[str, Any]
+    float_model: onnx.ModelProto
 
 
 #: Gets the prepared float model and its Q/DQ model, changes weights and biases of the latter, returns what was done.
@@ -73,7 +76,8 @@ def quantize_model(
     chosen = _choose_scales(plan, scales)
     report = report_placement(prepared, types, plan, spec)
     report |= {"channels": report_channels(prepared.graph, plan), "equalized": equalized}
-    before = copy_model(prepared) if tune else prepared
+    report["centred"] = center_activations(prepared.graph, plan, chosen) if spec.center else []
+    before = copy_model(prepared)
     _write_pairs(prepared.graph, plan, chosen, spec.float_type)
     remove_unused(prepared.graph)
     if tune:
@@ -81,7 +85,7 @@ def quantize_model(
     if spec.float_type == "fp16":
         prepared, report["kept_fp32"] = float16_from_model(prepared)
     _check(prepared)
-    return QuantizedModel(prepared, report)
+    return QuantizedModel(prepared, report, before)
 
 
 def model_to_bytes(model: onnx.ModelProto) -> bytes:

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from app.quant.bias_correction import Detached
+from app.quant.bias_correction import Detached, has_plain_bias
 from app.quant.gram import Columns, find_columns
 from app.quant.int8_nodes import Int8Activation, Int8Node, Int8Weight, find_int8_nodes
-from app.quant.nodes import Index, get_attribute, get_int, index_graph
+from app.quant.nodes import Index, get_int, index_graph
 
 #: A Gram matrix of more columns is not worth its time.
 _MOST_COLUMNS = 4608
@@ -69,7 +69,9 @@ def find_tunable(float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> tu
         if each.weight is None or node is None:
             continue
         weight = index.array(node.input[each.weight.position])
-        reason = _why_not(each, node, weight) or _why_no_bias(node, index)
+        reason = _why_not(each, node, weight)
+        if reason is None and not has_plain_bias(node, index):
+            reason = "its bias is computed, scaled, or no vector"
         if reason is None and weight is not None:
             bias = index.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
             tunable.append(TunableNode(node, weight, bias, _window(node, index), each.activations[0], each.weight))
@@ -89,15 +91,6 @@ def _why_not(each: Int8Node, node: onnx.NodeProto, weight: np.ndarray | None) ->
     if each.weight.position != 1 or weight.ndim != 2 or get_int(node, "transA", 0):
         return "its outputs do not lie along the last axis"
     return None
-
-
-def _why_no_bias(node: onnx.NodeProto, index: Index) -> str | None:
-    bias = node.input[2] if len(node.input) > 2 else ""
-    if not bias:
-        return None
-    value, beta = index.array(bias), get_attribute(node, "beta", 1.0)
-    is_vector = value is not None and value.ndim <= 1
-    return None if is_vector and beta == 1.0 else "its bias is computed, scaled, or no vector"
 
 
 def _window(node: onnx.NodeProto, index: Index) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from tests.running import TEST_DIGITS
 
 BAD = {"method": "entropy"}
 GATE = {"dataset": "digits-test", "images": 300, "gate": {"min_agreement": 0.97}}
-TUNED = {"bias_correction": True, "weight_rounding": "gptq"}
+TUNED = {"bias_correction": True, "weight_rounding": "gptq", "center": True}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,6 +73,10 @@ def test_tuning_is_told_and_brings_the_outputs_nearer(http: httpx.Client) -> Non
     plain = succeeded(run(http, spec))
     tuned = succeeded(run(http, spec | {"quantize": TUNED}))
     assert plain["table_id"] == tuned["table_id"]
+    assert [row["tensor"] for row in quantize_of(http, tuned)["centred"]] == [
+        "/6/d/d.2/Clip_output_0",
+        "/7/d/d.2/Clip_output_0",
+    ]
     assert quantize_of(http, tuned)["tuned"] == {"images": 64, "rounded": 7, "corrected": 7, "left": []}
     before, after = report_of(http, plain), report_of(http, tuned)
     assert after["outputs"]["output"]["sqnr_db"] > before["outputs"]["output"]["sqnr_db"] + 2
@@ -94,6 +98,7 @@ def test_what_cannot_be_asked_for_is_refused(http: httpx.Client) -> None:
     wrong = {"model": "digits", "dataset": "digits-calibration"}
     answers = {
         "max_excluded limits what": {"quantize": {"max_excluded": 0.1}},
+        "center needs bias_correction": {"quantize": {"center": True}},
         "needs an INT8 engine": {"judge": {"sensitivity": True}, "engine": {"precision": "fp32"}, "calibration": None},
     }
     for words, change in answers.items():

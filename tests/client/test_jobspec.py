@@ -137,10 +137,10 @@ def test_converge_shards_and_equalize() -> None:
 
 def test_what_stays_float_and_what_is_tuned() -> None:
     options = EngineOptions(
-        exclude=["auto", "a"], max_excluded=0.1, bias_correction=True, weight_rounding="gptq", sensitivity=True
+        exclude=["a", "auto"], max_excluded=0.1, bias_correction=True, center=True, weight_rounding="gptq", sensitivity=True
     )
     document = made(CalibrationOptions("m", "d"), options)
     assert document["judge"] == {"sensitivity": True}
     assert document["quantize"] == {
-        "exclude": ["auto", "a"], "max_excluded": 0.1, "bias_correction": True, "weight_rounding": "gptq",
+        "exclude": ["a", "auto"], "max_excluded": 0.1, "bias_correction": True, "center": True, "weight_rounding": "gptq",
     }  # fmt: skip

@@ -12,6 +12,7 @@ from app.spec import QuantizeSpec
 from tests.observers.nets import read_digits
 from tests.quant.nets import NETS, images, measured_scales, run
 from tests.quant.samples import digits_images, digits_model, parse_oracle
+from tests.quant.test_center import pointwise_net
 
 BOTH = QuantizeSpec(bias_correction=True, weight_rounding="gptq")
 
@@ -43,6 +44,16 @@ def test_what_calibration_digits_say_helps_on_test_digits() -> None:
     assert corrected.report["tuned"] == {"images": 64, "rounded": 0, "corrected": 7, "left": []}
     assert both.report["tuned"] == {"images": 64, "rounded": 7, "corrected": 7, "left": []}
     assert model_to_bytes(both.model) == model_to_bytes(tuned(model, scales, BOTH, batch).model)
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Clip"])
+def test_centred_activations_come_nearer(activation: str) -> None:
+    model = pointwise_net(activation)
+    batch = images(model, 64)
+    scales = measured_scales(model, batch, find_needed_tensors(model))
+    specs = (BOTH, BOTH.model_copy(update={"center": True}))
+    errors = [mean_square_error(model, tuned(model, scales, spec, batch).model, batch) for spec in specs]
+    assert errors[1] < 0.9 * errors[0]
 
 
 def test_a_node_does_not_depend_on_which_others_are_float() -> None:

@@ -11,8 +11,6 @@ import onnx
 
 from app.engines.reference import Reference
 from app.engines.sensitivity import IMAGES, QuantizedPair, measure_sensitivity
-from app.quant.equalize import equalize_model
-from app.quant.graph import prepare_model
 from app.spec import JobSpec, QuantizeSpec
 from app.worker.steps.images import Chosen, choosing_files, labelled_batches
 from app.worker.steps.quantize import Quantizer, read_table
@@ -51,8 +49,5 @@ def open_reference(request: dict[str, Any], chosen: Chosen) -> Iterator[Referenc
 def measure_pair(quantizer: Quantizer, spec: JobSpec, reference: Reference, report: Report) -> dict[str, Any]:
     """Return what the groups of the Q/DQ model lose that excludes what the job names, and nothing else."""
     quantized = quantizer.quantize(measured_spec(spec, ()))
-    prepared = prepare_model(quantizer.model)
-    if spec.quantize.equalize:
-        equalize_model(prepared)
     report({"log": f"measuring the groups of INT8 nodes, each alone, on {min(IMAGES, reference.images)} images"})
-    return measure_sensitivity(QuantizedPair(quantized.model, prepared), reference, report)
+    return measure_sensitivity(QuantizedPair(quantized.model, quantized.float_model), reference, report)
