@@ -16,7 +16,7 @@ _BATCH = 2
 
 
 def learn(pair: QuantizedPair, request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> Learned:
-    """Return what up to 64 of the calibration images say, spread evenly over the sorted paths.
+    """Return what up to 32 of the calibration images say, spread evenly over the sorted paths.
 
     request: {"dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits}. Raises EngineProblem, ImageCorrupt.
     """
