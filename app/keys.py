@@ -126,6 +126,8 @@ def exclusion_key(job: ResolvedJob, table_body: str) -> str:
         tuned=tuned_facts(job),
         gate=job.spec.judge.gate,
         judge=judge_selection(job),
+        # It may be chosen on what was calibrated on.
+        observation=observation_key(job),
         versions=[QUANTIZER_VERSION, EXCLUDER_VERSION],
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.errors import JudgeProblem
 from app.quant.judge import judge_rank
 from app.quant.sensitivity import Group
 from app.spec import GateSpec
@@ -30,19 +31,24 @@ class Target:
     is_sampled: bool
 
     def holds(self, report: Report) -> bool:
-        """Whether a judge's report reaches the target."""
+        """Whether a judge's report reaches the target. Raises JudgeProblem where that cannot be told.
+
+        Without labels the share of images whose class changed stands for the loss of accuracy, which is never larger.
+        """
         if self.gate is None and report["agreement"] is None:
             return all(o["sqnr_db"] is None or o["sqnr_db"] >= DEFAULT_SQNR_DB for o in report["outputs"].values())
+        if report["agreement"] is None:
+            raise JudgeProblem(reason="a gate needs an output of shape [N, classes], which the model has not")
         gate = self.gate or GateSpec(min_agreement=DEFAULT_AGREEMENT)
-        images = report["images"]
-        agreement, drop = gate.min_agreement, gate.max_accuracy_drop
-        is_close = agreement is None or 1 - report["agreement"] <= self._allowed(1 - agreement, images)
-        return is_close and (drop is None or report["accuracy_drop"] <= self._allowed(drop, images))
+        images, changed = report["images"], 1 - report["agreement"]
+        drop = changed if report["accuracy_drop"] is None else report["accuracy_drop"]
+        limits = [(changed, None if gate.min_agreement is None else 1 - gate.min_agreement), (drop, gate.max_accuracy_drop)]
+        return all(limit is None or found <= self._allowed(limit, images) for found, limit in limits)
 
     def _allowed(self, share: float, images: int) -> float:
         """Return the share of images that may go wrong: with a standard error to spare, rounded to whole images."""
         if not self.is_sampled:
-            return share
+            return share + _ROUNDING
         spare = math.sqrt(share * (1 - share) / images)
         return round(max(0.0, share - spare) * images) / images + _ROUNDING
 

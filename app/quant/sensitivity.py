@@ -12,6 +12,8 @@ from typing import Any
 _LEAST_GAIN = 0.005
 #: A group without multiply-adds costs its Q/DQ pair all the same: this share of all multiply-adds is put down for it.
 _LEAST_COST = 2e-3
+#: Shares are float64 sums.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ def order_groups(groups: Sequence[Group], loss: float) -> list[Group]:
 
 
 def within_limit(ordered: Sequence[Group], limit: float) -> list[Group]:
-    """Return the groups, in order, that together have no more than this share of the multiply-adds."""
+    """Return the groups, in order, that together have no more than this share of the multiply-adds, and less than all."""
     chosen: list[Group] = []
     for group in ordered:
-        if sum(each.share for each in chosen) + group.share <= limit:
+        share = sum(each.share for each in chosen) + group.share
+        if share <= limit and share < 1 - _ROUNDING:
             chosen.append(group)
     return chosen

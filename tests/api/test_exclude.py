@@ -68,6 +68,13 @@ def test_the_limit_is_kept_and_the_report_says_that_it_was_too_tight(http: httpx
     assert "excluded by /10/Gemm" in [row["reason"] for row in quantize_of(http, job)["kept_float"]]
 
 
+def test_an_accuracy_gate_is_aimed_at_without_labels_as_well(http: httpx.Client) -> None:
+    judge = {"dataset": "digits-test", "images": 1500, "gate": {"max_accuracy_drop": 0.02}}
+    report = report_of(http, succeeded(run(http, {"calibration": BAD, "judge": judge, "quantize": {"exclude": "auto"}})))
+    assert report["exclude"]["chosen_on"] == "calibration"  # whose images have no labels
+    assert report["accuracy_drop"] <= 0.02
+
+
 def test_tuning_is_told_and_brings_the_outputs_nearer(http: httpx.Client) -> None:
     spec = {"calibration": {"method": "mse"}, "judge": {"dataset": "digits-test", "images": 1500, "sensitivity": True}}
     plain = succeeded(run(http, spec))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from app.errors import JudgeProblem
 from app.quant.exclusion import DEFAULT_LIMIT, Search, Target, find_exclusion
 from app.quant.sensitivity import Group, loss_from_report, order_groups, within_limit
 from app.spec import GateSpec
@@ -68,8 +69,21 @@ def test_accuracy_and_models_without_classes() -> None:
     target = Target(GateSpec(max_accuracy_drop=0.01), is_sampled=False)
     assert target.holds(report(0.5, drop=0.01))
     assert not target.holds(report(0.99, drop=0.011))
+    assert not target.holds(report(0.98))  # without labels each change of class counts as a loss
+    assert target.holds(report(0.99))
     assert Target(None, is_sampled=True).holds(report(None, sqnr=30.0))
     assert not Target(None, is_sampled=True).holds(report(None, sqnr=29.9))
+
+
+def test_a_gate_without_classes_is_told() -> None:
+    with pytest.raises(JudgeProblem, match="classes"):
+        Target(GateSpec(min_agreement=0.9), is_sampled=True).holds(report(None))
+
+
+def test_something_stays_int8() -> None:
+    whole = [Group("a", "a", 0.7, 2.0), Group("b", "b", 0.3, 1.0)]
+    assert within_limit(order_groups(whole, 3.0), 1.0) == [whole[1]]
+    assert within_limit([Group("only", "only", 1.0, 1.0)], 1.0) == []
 
 
 def test_loss_is_that_of_the_classes_else_of_all_outputs() -> None:
