@@ -1,4 +1,5 @@
 # Enginesmith: API and CPU worker. `--build-arg EXTRAS=rtx` adds the TensorRT-RTX backend, which builds without a GPU.
+# `--target gpu-worker` makes the worker for a host with an NVIDIA GPU and its container toolkit.
 FROM python:3.12-slim AS build
 ARG EXTRAS=rtx
 WORKDIR /src
@@ -6,6 +7,21 @@ COPY pyproject.toml README.md ./
 COPY app app
 COPY alembic alembic
 RUN python -m venv /opt/enginesmith && /opt/enginesmith/bin/pip install --no-cache-dir ".[${EXTRAS}]"
+
+# TensorRT 10.6 with its Python package, CUDA and nvcc, which pycuda is built with; 24.11 needs driver 525.60.13 or newer.
+FROM nvcr.io/nvidia/tensorrt:24.11-py3 AS gpu-worker
+RUN useradd --create-home --uid 10001 enginesmith && mkdir /data && chown enginesmith /data
+WORKDIR /src
+COPY pyproject.toml README.md ./
+COPY app app
+COPY alembic alembic
+RUN python3 -m venv --system-site-packages /opt/enginesmith && \
+    /opt/enginesmith/bin/pip install --no-cache-dir . "pycuda>=2026.1"
+ENV PATH=/opt/enginesmith/bin:$PATH ENGINESMITH_DATA=/data
+WORKDIR /data
+USER enginesmith
+VOLUME /data
+CMD ["enginesmith", "worker"]
 
 FROM python:3.12-slim
 RUN useradd --create-home --uid 10001 enginesmith && mkdir /data && chown enginesmith /data

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from app.resolved import ResolvedJob
 from app.spec import CalibrationSpec, QuantizeSpec
 
-#: Raised when a stage computes other numbers from the same input.
-OBSERVER_VERSION = 1
+#: Raised when a stage computes other numbers from the same input, or an observation holds other tensors.
+OBSERVER_VERSION = 2
 DERIVER_VERSION = 1
-QUANTIZER_VERSION = 1
+QUANTIZER_VERSION = 2
 JUDGE_VERSION = 1
 TUNER_VERSION = 1
 EXCLUDER_VERSION = 1
@@ -53,16 +53,16 @@ def observation_facts(job: ResolvedJob) -> dict[str, Any]:
         "dataset": job.dataset.digest,
         "listing": job.dataset.listing,
         "preprocess": job.spec.preprocess.model_dump(mode="json", exclude_defaults=True),
-        "grid": calibration.grid,
+        "grid": "native" if calibration.is_native else calibration.grid,
         # Bins of the mergeable grid are the same for every batch size; TensorRT's first batch decides all of its bins.
-        "batch_size": calibration.batch_size if calibration.grid == "tensorrt" else None,
+        "batch_size": calibration.batch_size if calibration.is_native or calibration.grid == "tensorrt" else None,
         "max_images": calibration.max_images,
         "converge": _converge(calibration),
-        "observe": calibration.observe,
+        "observe": None if calibration.is_native else calibration.observe,
         "bad_images": _bad_images(job),
         # Between equalized convolutions the activations have other ranges.
         "equalize": EQUALIZER if job.spec.quantize.equalize else None,
-        "observer": f"{job.tools.observer}/{OBSERVER_VERSION}",
+        "observer": job.tools.backend if calibration.is_native else f"{job.tools.observer}/{OBSERVER_VERSION}",
         "decoder": job.tools.decoder,
     }
 
@@ -154,7 +154,7 @@ def judge_selection(job: ResolvedJob) -> dict[str, Any]:
     return {
         **({"converge": converge} if converge else {}),
         "dataset": dataset.digest,
-        "calibrated_on": job.dataset.digest if job.dataset else None,
+        "calibrated_on": job.dataset.digest if job.dataset and job.spec.table is None else None,
         "max_images": job.spec.calibration.max_images if job.spec.calibration and not job.judge_dataset else None,
         "images": job.spec.judge.images,
         "bad_images": _bad_images(job),
@@ -166,8 +166,14 @@ def judge_selection(job: ResolvedJob) -> dict[str, Any]:
 
 def judge_key(job: ResolvedJob, engine: str) -> str:
     """Return the key of the report on the engine with that key; of auto's exclusion it tells how that was found."""
-    sensitivity = True if job.spec.judge.sensitivity else None
-    return key_from(engine=engine, selection=judge_selection(job), exclusion=job.exclusion, sensitivity=sensitivity)
+    judge = job.spec.judge
+    return key_from(
+        engine=engine,
+        selection=judge_selection(job),
+        latency=judge.latency or None,
+        exclusion=job.exclusion,
+        sensitivity=judge.sensitivity or None,
+    )
 
 
 def job_key(job: ResolvedJob) -> str:

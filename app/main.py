@@ -30,7 +30,7 @@ from app.jobs.queue import JobQueue, prepare_queue
 from app.jobs.resolve import installed_tools
 from app.log import configure_logging
 from app.settings import Settings
-from app.worker.context import Worker
+from app.worker.context import PROBE_STEP, Worker
 
 log = structlog.get_logger()
 
@@ -39,9 +39,6 @@ _WORKER_STOP_SECONDS = 20
 #: A worker that dies at once is started again after a pause that doubles up to this.
 _MAX_RESTART_PAUSE_SECONDS = 30.0
 _USAGE = 2
-
-_PROBE = "app.worker.steps.probe:probe"
-
 
 _TOKENS_NEEDED = """enginesmith: refusing to listen on {host} without a token: anybody on the network could use this server.
 Set one or more tokens, at least 16 characters each, and start again:
@@ -92,7 +89,7 @@ def work(settings: Settings) -> int:
 
 def _worker(settings: Settings, database: Database) -> tuple[Worker, list[str]]:
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    call = ChildCall(_PROBE, {}, "probe", settings.step_limits.inspect_seconds, folder=settings.temporary_folder)
+    call = ChildCall(PROBE_STEP, {}, "probe", settings.step_limits.inspect_seconds, folder=settings.temporary_folder)
     found = asyncio.run(run_child(call))
     worker = Worker(name, settings, database, _blobs(settings), found["backends"], installed_tools())
     return worker, found["queues"]

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     inspectors: int = Field(default=2, ge=1)
     #: Address space of a process that parses an upload.
     inspector_memory_bytes: int = Field(default=12 << 30, ge=1 << 30)
+    #: Optimized models of this machine's observer; those not used for longest go first, none within a day.
+    prepared_bytes: int = Field(default=8 << 30, ge=0)
     input_limits: InputLimits = InputLimits()
     step_limits: StepLimits = StepLimits()
     log_level: str = "INFO"
@@ -129,6 +131,11 @@ class Settings(BaseSettings):
     def temporary_folder(self) -> Path:
         """Folder for uploads and job files in work; on the file system of local blobs, so that a rename suffices."""
         return self.data.absolute() / "tmp"
+
+    @property
+    def prepared_folder(self) -> Path:
+        """Folder for what the observer keeps of models, good on this machine alone."""
+        return self.data.absolute() / "prepared"
 
     def worker_environment(self) -> dict[str, str]:
         """Return the environment of this server's own worker: these settings, whoever gave them, but no token."""

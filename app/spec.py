@@ -110,7 +110,8 @@ class CalibrationSpec(Frozen):
     same. With `converge` images are taken so that however few suffice are spread evenly over the sorted paths: the first
     2^m are those that `max_images` 2^m takes. After 16, 32, 64, ... images amax is computed by the job's method (`auto`:
     by all); when a doubling moved no tensor's by more than this fraction, the rest is left for the judge. Both need the
-    mergeable grid.
+    mergeable grid. `observer` runs the model: TensorRT on a GPU, onnxruntime on a CPU, or (`auto`) TensorRT where it
+    builds the engine; on a GPU the shards are as many as there are GPUs, unless they are given.
     """
 
     method: Method = "auto"
@@ -144,6 +145,8 @@ def exclude_from_json(value: object) -> object:
 class QuantizeSpec(Frozen):
     """Where Q/DQ pairs go, and what the rest of the model computes in.
 
+    `placement`: `conservative` (inputs of nodes with weights that are wide enough), `default` (also first layers, products
+    of activations, shortcuts), `fused` (also pooling, Concat, Add and what moves values between them).
     `equalize` gives channels between two convolutions like ranges in both weights, exactly in float; the activations
     are then observed on that model.
     `center` moves what a Relu or Clip at zero gives to a range around zero where all readers are unpadded, exactly in
@@ -222,10 +225,17 @@ def _sorted_capabilities(values: tuple[str, ...] | None) -> tuple[str, ...] | No
 
 
 ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
+TensorRtVersion = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3}){0,2}$")]
+DriverVersion = Annotated[str, Field(pattern=r"^[0-9]{3}(\.[0-9]{1,3}){0,2}$")]
 
 
 class EngineSpec(Frozen):
-    """What is built, for what, by which backend. `backend: null` takes what a live worker has."""
+    """What is built, for what, by which backend. `backend: null` takes what a live worker has.
+
+    Of TensorRT alone: `tensorrt_version` ("10.6", or "11") asks for a worker with it. `tf32` lets FP32 layers round their
+    inputs to 10 bits; a `version_compatible` plan loads in later versions, a `hardware_compatible` one on other GPUs from
+    Ampere on; both cost speed.
+    """
 
     backend: Backend | None = None
     precision: Precision = "int8"
@@ -238,6 +248,10 @@ class EngineSpec(Frozen):
     ] = None
     optimization_level: int = Field(default=3, ge=0, le=5)
     workspace_bytes: int | None = Field(default=None, ge=1 << 20, le=1 << 50)
+    tensorrt_version: TensorRtVersion | None = None
+    tf32: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
 
 
 class GateSpec(Frozen):
@@ -267,7 +281,11 @@ class JudgeSpec(Frozen):
 
 
 class JobSpec(Frozen):
-    """One job: observe, derive, quantize, build, judge. The shortest is `{"model": "m", "dataset": "d"}`."""
+    """One job: observe, derive, quantize, build, judge. The shortest is `{"model": "m", "dataset": "d"}`.
+
+    `table` names a stored table of the model, an imported one for instance: then nothing is calibrated, and a dataset
+    is only judged on.
+    """
 
     model: Reference
     dataset: Reference | None = None
@@ -279,15 +297,23 @@ class JobSpec(Frozen):
     priority: int = Field(default=100, ge=1, le=1_000_000)
     wait_for_worker_seconds: int = Field(default=0, ge=0, le=86_400)
     allow_imported: bool = False
+    table: Reference | None = None
 
     @model_validator(mode="after")
     def _dataset_where_needed(self) -> Self:
+        if self.table is not None:
+            return self._table_is_used()
         if self.calibration is not None and self.dataset is None and (self.engine is None or self.is_quantized):
             raise ValueError("dataset is needed to calibrate; for fp32 or fp16 send calibration: null and engine.precision")
         if self.calibration is None and self.engine is None:
             raise ValueError("calibration: null and engine: null together leave nothing to do")
         if self.calibration is None and self.is_quantized:
             raise ValueError("calibration: null needs engine.precision fp32, fp16 or bf16; int8 must be calibrated")
+        return self
+
+    def _table_is_used(self) -> Self:
+        if not self.is_quantized or self.calibration is None:
+            raise ValueError("table is for an engine of precision int8; leave calibration and engine out, or table")
         return self
 
     @property

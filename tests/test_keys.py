@@ -21,7 +21,7 @@ def job(change: dict[str, Any] | None = None, **parts: Any) -> ResolvedJob:
 
 
 def test_values_never_change() -> None:
-    assert keys.observation_key(job()) == "70a3adedee7216c73976be49fa8115b68cd0a4cf9963f62b4d93105f1808a432"
+    assert keys.observation_key(job()) == "67205eee410abca6ba8328eb7403dd787419aa752e037e4c9c1fd49ee9ac0d8a"
     assert keys.key_from(b=1, a=[1.0, None], c=None) == keys.key_from(a=[1, None], b=1)
 
 
@@ -86,6 +86,14 @@ def test_auto_depends_on_the_judge_and_methods_do_not() -> None:
     assert keys.table_key(job(minmax | {"judge": {"images": 3}})) == keys.table_key(job(minmax))
     percentile = {"calibration": {"method": "percentile", "percentile": 99.0}}
     assert keys.table_key(job(percentile)) != keys.table_key(job({"calibration": {"method": "percentile"}}))
+
+
+def test_a_named_table_has_no_part_in_the_calibration_and_is_judged_on_all_images() -> None:
+    named = job({"table": "tbl_1"})
+    assert keys.observation_key(named) == keys.observation_key(job())
+    assert keys.engine_key(named, "t") == keys.engine_key(job(), "t")
+    assert keys.judge_key(named, "e") != keys.judge_key(job(), "e")
+    assert keys.job_key(named) != keys.job_key(job())
 
 
 def test_single_flight_ignores_priority_and_waiting() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from app.db.rows import DatasetRow, EngineRow, JobRow, ModelRow, TableRow
 
+#: Of an imported table: sha256 and kind of what came, what of it the model knows, and where added ranges came from.
+_IMPORTED = ("source", "format", "header", "fill", "filled_from", "coverage")
 _MODEL_FACTS = ("inputs", "outputs", "opset", "producer", "nodes", "operators", "parameters")
 
 
@@ -75,6 +77,7 @@ def table_document(row: TableRow, names: dict[str, str | None], stale_reason: st
         "images": row.facts.get("images"),
         "converge": row.facts.get("converge"),
         "provenance": {name: row.facts.get(name) for name in ("observation", "tools")},
+        "imported": {name: row.facts.get(name) for name in _IMPORTED} if "coverage" in row.facts else None,
         "nondeterministic": row.nondeterministic,
         "stale": stale_reason is not None,
         "stale_reason": stale_reason,
@@ -99,15 +102,32 @@ def engine_document(row: EngineRow) -> dict[str, Any]:
 
 
 def report_document(report: dict[str, Any], table: TableRow | None, engine: EngineRow | None) -> dict[str, Any]:
-    """Return what the judge measured, with the method of the table and, for `auto`, what all methods reached.
-
-    `multiply_adds_int8`: the share of the engine's multiply-adds in INT8; the rest stays float.
+    """Return what the judge measured, with the method of the table and, for `auto`, what all methods reached; and
+    as `engine` what became of the engine. Without a judge that is all.
     """
     facts = table.facts if table else {}
     method = facts.get("chosen") or (table.method if table else None)
-    quantize = (engine.facts.get("quantize") if engine else None) or {}
-    about = {"method": method, "multiply_adds_int8": quantize.get("multiply_adds_int8")}
-    return report | about | {"candidates": facts.get("candidates"), "converge": facts.get("converge")}
+    told = {"method": method, "candidates": facts.get("candidates"), "converge": facts.get("converge")}
+    return report | told | {"engine": _built(engine) if engine else None}
+
+
+def _built(row: EngineRow) -> dict[str, Any]:
+    """Return size and layers of an engine; `not_int8`: who decided (the quantizer, or the runtime that was asked) and why."""
+    layers, quantized = dict(row.facts.get("layers") or {}), row.facts.get("quantize") or {}
+    refused = [node | {"decided_by": row.backend} for node in layers.pop("refused", [])]
+    kept = [node | {"decided_by": "quantizer"} for node in quantized.get("kept_float", [])]
+    return {
+        "id": row.id,
+        "backend": row.backend,
+        "precision": row.precision,
+        "plan_bytes": row.plan_bytes,
+        "weights_bytes": sum((row.facts.get("weights") or {}).values()) or None,
+        "weights": row.facts.get("weights"),
+        "layers": layers or None,
+        "asked_int8": len(quantized["quantized"]) if quantized else 0,
+        "multiply_adds_int8": quantized.get("multiply_adds_int8"),
+        "not_int8": refused + kept,
+    }
 
 
 def _eta_seconds(row: JobRow) -> float | None:

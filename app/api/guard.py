@@ -8,10 +8,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_response
 from app.errors import EncodedBody, ForeignOrigin, PayloadTooLarge, Problem, Unauthenticated
+from app.quant.foreign import MAX_TABLE_BYTES
 from app.settings import LOOPBACK, Settings
 
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-_UPLOAD_PATHS = ("/v1/models", "/v1/datasets", "/v1/engines", "/v1/tables/import")
+_UPLOAD_PATHS = ("/v1/models", "/v1/datasets", "/v1/engines")
+_TABLE_PATH = "/v1/tables/import"
 #: Of bodies that are no uploads.
 MAX_JSON_BYTES = 1 << 20
 
@@ -51,6 +53,8 @@ class Guard:
             raise EncodedBody(encoding=encoding)
         is_upload = scope["path"].startswith(_UPLOAD_PATHS)
         limit = self._settings.max_upload_bytes if is_upload else MAX_JSON_BYTES
+        if scope["path"] == _TABLE_PATH:
+            limit = MAX_TABLE_BYTES
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > limit:
             raise PayloadTooLarge(limit_bytes=limit)

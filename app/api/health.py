@@ -43,7 +43,7 @@ def limits(service: InService) -> dict[str, Any]:
 
 @router.get("/v1/workers")
 def list_workers(service: InService) -> dict[str, Any]:
-    """List the workers: what they can build, their versions, when they were heard of, what they do."""
+    """List the workers: what they can build, their versions and GPUs, when they were heard of, what they do."""
     with service.database.reading() as session:
         known = workers.list_workers(session)
         running = workers.running_jobs(session)
@@ -52,6 +52,7 @@ def list_workers(service: InService) -> dict[str, Any]:
             "id": row.id,
             "capabilities": row.queues,
             "backends": row.facts["backends"],
+            "gpus": row.facts["backends"].get("tensorrt", {}).get("gpus", []),
             "host": row.facts["host"],
             "cores": row.facts["cores"],
             "memory_bytes": row.facts["memory_bytes"],

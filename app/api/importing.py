@@ -1,8 +1,9 @@
-"""Import of a foreign table: read in a child, matched with the model's tensors, stored as `imported`, never mixed."""
+"""Import of a foreign table: read in a child, matched with the model's tensors, never mixed with computed ones."""
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from app import keys
 from app.api.context import Context
@@ -17,36 +18,77 @@ from app.worker.files import model_path
 
 _STEP = "app.worker.steps.import_table:import_table"
 
+Fill = Literal["refuse", "neighbours", "minmax-from-dataset"]
 
-async def import_table(context: Context, reference: str, staged: Staged, min_coverage: float) -> dict[str, Any]:
-    """Store the table and return what of it the model knows. Raises TableProblem, TableScaleInvalid, TableCoverage."""
-    service = context.service
-    with service.database.reading() as session:
-        row = uploads.get_upload(session, ModelRow, reference)
-    folder = staged.path.parent
+
+@dataclass(frozen=True)
+class Import:
+    """What is imported for which model. `computed`: a table of that model whose amax fill up the missing ones."""
+
+    model: ModelRow
+    staged: Staged
+    min_coverage: float
+    fill: Fill = "refuse"
+    computed: TableRow | None = None
+
+
+async def read_import(context: Context, wanted: Import) -> dict[str, Any]:
+    """Return what the child says of the table, which it leaves beside the upload; nothing is stored.
+
+    Raises TableProblem, TableScaleInvalid, TableCoverage.
+    """
+    service, folder = context.service, wanted.staged.path.parent
+    fetch = service.blobs.fetch
     request = {
-        "model": await asyncio.to_thread(model_path, service.blobs, resolved_model(row), folder / "model"),
-        "cache": str(staged.path),
-        "out": str(folder / "table.json"),
+        "model": await asyncio.to_thread(model_path, service.blobs, resolved_model(wanted.model), folder / "model"),
+        "cache": str(wanted.staged.path),
+        "out": str(_body_path(wanted)),
+        "fill": wanted.fill,
+        "computed": str(await asyncio.to_thread(fetch, wanted.computed.body)) if wanted.computed else None,
     }
-    call = ChildCall(_STEP, request, "import", service.settings.step_limits.inspect_seconds, folder=folder)
+    call = ChildCall(
+        _STEP, request, "import", service.settings.step_limits.inspect_seconds,
+        memory_bytes=service.settings.inspector_memory_bytes, folder=folder,
+    )  # fmt: skip
     async with context.inspecting:
         answer = await run_child(call)
-    details = answer["details"]
-    if answer["needed"] and answer["covered"] / answer["needed"] < min_coverage:
-        raise TableCoverage(matched=answer["covered"], needed=answer["needed"], minimum=min_coverage, details=details)
-    table = await asyncio.to_thread(_save, context, row, folder / "table.json", answer)
-    counts = {name: len(details[name]) for name in ("matched", "constants", "internal", "unknown", "missing")}
-    return {"id": table.id, "origin": "imported", **counts, "details": details}
+    if answer["needed"] and answer["covered"] / answer["needed"] < wanted.min_coverage:
+        details = answer["details"]
+        lacks = {"missing": [*details["missing"], *details["filled"]], "details": details}
+        raise TableCoverage(matched=answer["covered"], needed=answer["needed"], minimum=wanted.min_coverage, **lacks)
+    return answer
 
 
-def _save(context: Context, model: ModelRow, path: Path, answer: dict[str, Any]) -> TableRow:
+async def store_import(context: Context, wanted: Import, answer: dict[str, Any]) -> dict[str, Any]:
+    """Store the table that `read_import` left and return its document: a filled up one is `derived`, else `imported`."""
+    table = await asyncio.to_thread(_save, context, wanted, answer)
+    coverage = answer["covered"] / answer["needed"] if answer["needed"] else 1.0
+    return {"id": table.id, "origin": table.origin, "coverage": coverage, **answer["counts"], "details": answer["details"]}
+
+
+def find_model(context: Context, reference: str) -> ModelRow:
+    """Return the model that a name or id means. Raises NotFound."""
+    with context.service.database.reading() as session:
+        return uploads.get_upload(session, ModelRow, reference)
+
+
+def _body_path(wanted: Import) -> Path:
+    return wanted.staged.path.parent / "table.json"
+
+
+def _save(context: Context, wanted: Import, answer: dict[str, Any]) -> TableRow:
+    path = _body_path(wanted)
     digest = sha256_of(path)
     context.service.blobs.put(path, digest)
+    origin = "derived" if answer["details"]["filled"] else "imported"
+    facts = {name: answer[name] for name in ("tensors", "dead", "format", "header", "kept", "listed")}
+    facts |= {"coverage": answer["details"], "source": wanted.staged.sha256, "fill": wanted.fill}
+    if wanted.computed is not None:
+        facts["filled_from"] = wanted.computed.id
     row = TableRow(
-        key=keys.key_from(model=model.digest, imported=digest), origin="imported", method=answer["method"],
-        model_id=model.id, dataset_id=None, observation_key=None, body=digest,
-        facts={"tensors": answer["tensors"], "dead": [], "coverage": answer["details"]},
+        key=keys.key_from(model=wanted.model.digest, **{origin: digest}), origin=origin, method=answer["method"],
+        model_id=wanted.model.id, dataset_id=wanted.computed.dataset_id if wanted.computed else None, observation_key=None,
+        body=digest, facts=facts,
     )  # fmt: skip
     with context.service.database.transaction() as session:
         return results.save_table(session, row)

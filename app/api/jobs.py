@@ -21,7 +21,8 @@ from app.spec import JobSpec
 router = APIRouter(prefix="/v1")
 
 Wait = Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the job ends")]
-_ENDED = ("succeeded", "failed", "cancelled")
+#: States in which nothing more happens to a job.
+ENDED = ("succeeded", "failed", "cancelled")
 _POLL_SECONDS = 0.05
 _MAX_POLL_SECONDS = 0.25
 
@@ -89,7 +90,7 @@ async def _events(service: Service, job_id: str, after: int) -> AsyncIterator[JS
             if has_ended:
                 return
             # Looked at before the events are read again: what was written with the end is still sent.
-            has_ended = (await asyncio.to_thread(_load, service, job_id)).state in _ENDED
+            has_ended = (await asyncio.to_thread(_load, service, job_id)).state in ENDED
             await asyncio.sleep(0 if has_ended else _MAX_POLL_SECONDS)
 
 
@@ -97,9 +98,9 @@ async def submit_and_wait(service: Service, spec: JobSpec, response: Response, w
     """Submit a job, hold the answer for up to `wait` seconds, and return its document: 200 if it has ended, else 202."""
     submitted: Submitted = await asyncio.to_thread(submit, service, spec)
     row = submitted.job
-    if wait and row.state not in _ENDED:
+    if wait and row.state not in ENDED:
         row = await _wait_for(service, row.id, wait)
-    response.status_code = 200 if row.state in _ENDED else 202
+    response.status_code = 200 if row.state in ENDED else 202
     response.headers["Location"] = f"/v1/jobs/{row.id}"
     return job_document(row, submitted.joined)
 
@@ -110,7 +111,7 @@ async def _wait_for(service: Service, job_id: str, wait: float) -> JobRow:
     while True:
         row = await asyncio.to_thread(_load, service, job_id)
         left = until - time.monotonic()
-        if row.state in _ENDED or left <= 0:
+        if row.state in ENDED or left <= 0:
             return row
         await asyncio.sleep(min(pause, left))
         pause = min(pause * 1.5, _MAX_POLL_SECONDS)

@@ -4,31 +4,55 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from starlette.responses import Response
 
 from app.api.context import InContext, InService
 from app.api.documents import table_document
 from app.api.downloads import blob_response, bytes_response
-from app.api.importing import import_table
+from app.api.exporting import Header, coverage, ort_table, trt_cache
+from app.api.filling import Measuring, check_measuring, import_table
+from app.api.importing import Fill, Import, find_model
 from app.api.paging import InPage, page_document
-from app.api.quantizing import quantized_digest
+from app.api.quantizing import find_or_quantize, quantize_report
 from app.api.staging import stage_body, staging_folder
 from app.db import results, uploads
 from app.db.database import Session
 from app.db.rows import DatasetRow, ModelRow, TableRow
-from app.errors import SpecProblem, UnsupportedOption
+from app.errors import SpecProblem
 from app.jobs.context import Service
+from app.jobs.resolve import is_equalized
 from app.jobs.submit import lookup
-from app.quant.ort_table import format_ort_table
 from app.quant.table import Table, scales_from_table, table_from_json
-from app.quant.trt_cache import format_trt_cache
-from app.spec import FloatType, JobSpec, Placement, QuantizeSpec
+from app.quant.table_diff import diff_scales
+from app.spec import FloatType, Frozen, JobSpec, Placement, QuantizeSpec
 
 router = APIRouter(prefix="/v1/tables")
 
 _RAW = {"requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
 Name = Annotated[str | None, Query(max_length=100)]
+
+
+class ImportQuery(Frozen):
+    """What `POST /v1/tables/import` is asked: see `app.api.importing` and `app.api.filling`."""
+
+    model: str = Field(max_length=100)
+    min_coverage: float = Field(default=0.5, ge=0, le=1)
+    fill: Fill = "refuse"
+    dataset: str | None = Field(default=None, max_length=100)
+    preprocess: str | None = Field(default=None, max_length=4096)
+    wait: float = Field(default=60, ge=0, le=60)
+
+
+class QuantizeQuery(Frozen):
+    """What `/qdq` is asked: the fields of a QuantizeSpec that a table does not decide."""
+
+    float_type: FloatType = "fp32"
+    placement: Placement = "default"
+    exclude: list[str] = Field(default=[], max_length=1000)
+
+
+InQuantize = Annotated[QuantizeQuery, Query()]
 
 
 @router.get("")
@@ -52,15 +76,20 @@ def look_up(spec: JobSpec, service: InService) -> dict[str, Any]:
 @router.post("/import", status_code=201, openapi_extra=_RAW)
 async def post_import(
     request: Request,
+    response: Response,
     context: InContext,
-    model: Annotated[str, Query(max_length=100)],
-    min_coverage: Annotated[float, Query(ge=0, le=1)] = 0.5,
-    fill: Literal["refuse"] = "refuse",
+    wanted: Annotated[ImportQuery, Query()],
 ) -> dict[str, Any]:
-    """Store a TensorRT cache text, or a table's JSON, as an imported table of a model."""
+    """Store a TRT cache text, ONNX Runtime's or ModelOpt's table or one of ours as an imported table of a model.
+
+    With fill=minmax-from-dataset the answer is 202 and the job's document while that measures; send it again then.
+    """
+    measuring = Measuring(wanted.dataset, wanted.preprocess, wanted.wait)
+    check_measuring(wanted.fill, measuring)
     async with staging_folder(context.service.settings) as folder:
+        model = await asyncio.to_thread(find_model, context, wanted.model)
         staged = await stage_body(request, context.service.settings, folder)
-        return await import_table(context, model, staged, min_coverage)
+        return await import_table(context, Import(model, staged, wanted.min_coverage, wanted.fill), measuring, response)
 
 
 @router.get("/{table_id}")
@@ -75,47 +104,48 @@ def get_table(table_id: str, service: InService, full: bool = False) -> dict[str
 
 
 @router.get("/{table_id}/export")
-def export(
+async def export(
     table_id: str,
-    service: InService,
+    context: InContext,
     format: Literal["trt", "json", "ort"] = "trt",  # noqa: A002 (the name in the HTTP interface)
-    trt_version: Annotated[str, Query(max_length=20)] = "10.6.0",
-    algorithm: Annotated[str, Query(max_length=64)] = "EntropyCalibration2",
+    trt_version: Annotated[str | None, Query(max_length=20)] = None,
+    algorithm: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
-    """Return the table as TRT cache text, as JSON, or as ONNX Runtime's calibration.flatbuffers."""
-    with service.database.reading() as session:
-        row = results.get_table(session, table_id)
+    """Return the table as TRT cache text (which Polygraphy reads too), as JSON, or as ONNX Runtime's flatbuffers.
+
+    TRT cache text is headed 10.6.0 and EntropyCalibration2 unless asked otherwise; what TensorRT's own calibrator wrote
+    comes as it is unless another header is asked for.
+    """
+    row = await asyncio.to_thread(find_table, context.service, table_id)
     if format == "json":
-        body = service.blobs.fetch(row.body).read_bytes()
+        body = await asyncio.to_thread(_read_body, context.service, row)
         return bytes_response(body, "application/json", f"{row.id}.json")
-    if is_equalized(row):
-        reason = "its ranges are those of the equalized model; take the Q/DQ model at /qdq, or calibrate without equalize"
-        raise UnsupportedOption(option=f"format {format} of a table with quantize.equalize", reason=reason)
-    scales = scales_from_table(load_table(service, row))
     if format == "ort":
-        return bytes_response(format_ort_table(scales), "application/octet-stream", "calibration.flatbuffers")
-    text = format_trt_cache(scales, trt_version, algorithm)
-    return bytes_response(text.encode(), "text/plain; charset=utf-8", f"{row.id}.cache")
+        body = await asyncio.to_thread(ort_table, context, row)
+        return bytes_response(body, "application/octet-stream", "calibration.flatbuffers")
+    text = await trt_cache(context, row, Header(trt_version, algorithm))
+    return bytes_response(text, "text/plain; charset=utf-8", f"{row.id}.cache")
+
+
+@router.get("/{table_id}/coverage")
+async def get_coverage(table_id: str, context: InContext) -> dict[str, Any]:
+    """Say which tensors TensorRT asks for when it builds from this table's cache, and for which it would miss a scale."""
+    return await coverage(context, await asyncio.to_thread(find_table, context.service, table_id))
 
 
 @router.get("/{table_id}/qdq")
-async def get_qdq(
-    table_id: str,
-    request: Request,
-    context: InContext,
-    float_type: FloatType = "fp32",
-    placement: Placement = "default",
-    exclude: Annotated[tuple[str, ...], Query(max_length=1000)] = (),
-) -> Response:
+async def get_qdq(table_id: str, request: Request, context: InContext, wanted: InQuantize) -> Response:
     """Return the table's model with Q/DQ pairs: for TensorRT 11, TensorRT-RTX and ONNX Runtime."""
-    with context.service.database.reading() as session:
-        row = results.get_table(session, table_id)
-    try:
-        quantize = QuantizeSpec(placement=placement, float_type=float_type, exclude=exclude, equalize=is_equalized(row))
-    except ValidationError as error:
-        raise SpecProblem(reason=f"exclude: {error.errors()[0]['msg']}") from error
-    digest = await quantized_digest(context, row, quantize)
-    return blob_response(request, context.service.blobs, digest, f"{row.id}.qdq.onnx")
+    row = await asyncio.to_thread(find_table, context.service, table_id)
+    quantized = await find_or_quantize(context, row, _quantize_spec(row, wanted))
+    return blob_response(request, context.service.blobs, quantized.body, f"{row.id}.qdq.onnx")
+
+
+@router.get("/{table_id}/qdq/report")
+async def get_qdq_report(table_id: str, context: InContext, wanted: InQuantize) -> dict[str, Any]:
+    """Say what is INT8 in the Q/DQ model and why the rest is not, and what changes against implicit quantization."""
+    row = await asyncio.to_thread(find_table, context.service, table_id)
+    return await quantize_report(context, row, _quantize_spec(row, wanted))
 
 
 @router.get("/{first}/diff/{second}")
@@ -129,22 +159,28 @@ def load_table(service: Service, row: TableRow) -> Table:
     return table_from_json(service.blobs.fetch(row.body).read_bytes())
 
 
-def is_equalized(row: TableRow) -> bool:
-    """Return whether a table was observed on the model with equalized weights."""
-    return bool((row.facts.get("observation") or {}).get("equalize"))
+def _quantize_spec(row: TableRow, wanted: QuantizeQuery) -> QuantizeSpec:
+    try:
+        return QuantizeSpec.model_validate(wanted.model_dump() | {"equalize": is_equalized(row)})
+    except ValidationError as error:
+        raise SpecProblem(reason=f"exclude: {error.errors()[0]['msg']}") from error
+
+
+def find_table(service: Service, table_id: str) -> TableRow:
+    """Return a table. Raises NotFound."""
+    with service.database.reading() as session:
+        return results.get_table(session, table_id)
+
+
+def _read_body(service: Service, row: TableRow) -> bytes:
+    return service.blobs.fetch(row.body).read_bytes()
 
 
 def _diff(service: Service, first: str, second: str) -> dict[str, Any]:
     with service.database.reading() as session:
         rows = [results.get_table(session, table_id) for table_id in (first, second)]
     old, new = (scales_from_table(load_table(service, row)) for row in rows)
-    both = sorted(old.keys() & new.keys())
-    ratios = [{"tensor": name, "ratio": float(new[name]) / float(old[name])} for name in both]
-    for entry in ratios:
-        entry["drift"] = max(entry["ratio"], 1 / entry["ratio"]) - 1
-    ratios.sort(key=lambda entry: (-entry["drift"], entry["tensor"]))
-    missing = {"only_in_first": sorted(old.keys() - new.keys()), "only_in_second": sorted(new.keys() - old.keys())}
-    return {"first": first, "second": second, "max_drift": ratios[0]["drift"] if ratios else None, "tensors": ratios, **missing}
+    return {"first": first, "second": second} | diff_scales(old, new)
 
 
 def _document(session: Session, row: TableRow, model: str | None, dataset: str | None) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _run_job(client: Client, spec: dict[str, Any]) -> dict[str, Any]:
     if job["state"] != "succeeded":
         return {"failed": job["error"]["detail"]}
     report = client.job_report(job["id"])
-    return _figures(report | {"float_share": 1 - report["multiply_adds_int8"]}) | {"method": report["method"]}
+    return _figures(report | {"float_share": 1 - report["engine"]["multiply_adds_int8"]}) | {"method": report["method"]}
 
 
 def _others(split: Split, folder: Path, options: Options) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,14 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-
 from app.bench.meter import Meter, milliseconds
 from app.bench.subject import Subject
-from app.observers import kernels
+from app.observers.counting import load as load_kernel
 from app.observers.onnxruntime import Observer, ObserverSpec
-from app.quant.graph import find_needed_tensors
+from app.observers.prepared import read_prepared
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
 from app.quant.table import table_from_observation
 from app.spec import DERIVED_METHODS
@@ -21,24 +18,44 @@ Report = Callable[[dict[str, Any]], None]
 _BATCH = 8
 
 
+def prepare(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Prepare the model to be observed, in the folder `out`; return what a Meter does.
+
+    request: {"subject", "out"}. A worker does it once for a model, in a process of its own, and keeps the result.
+    """
+    subject, out = Subject.from_json(request["subject"]), Path(request["out"])
+    meter = Meter()
+    meter.started()
+    # These import onnx, which the process that observes never does.
+    import onnx
+
+    from app.observers.prepare import prepare_model_to_observe
+    from app.quant.graph import find_needed_tensors
+
+    tensors = find_needed_tensors(onnx.load(subject.model))
+    out.mkdir()
+    prepare_model_to_observe(onnx.load(subject.model), tensors, (1, *subject.shape), out)
+    return meter.ended()
+
+
 def observe(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     """Write the observation of `images` images (None: all) to `out`; return what a Meter does, and how many tensors.
 
-    request: {"subject", "images", "out", "known": path of an observation to be merged with, or None}.
+    request: {"subject", "prepared": folder, "images", "out", "known": path of an observation to be merged with, or None}.
     """
     subject = Subject.from_json(request["subject"])
     meter = Meter()
-    tensors = find_needed_tensors(onnx.load(subject.model))
+    prepared = read_prepared(Path(request["prepared"]))
     known = _read(request["known"]) if request["known"] else None
-    _load_kernels()
-    with Observer(Path(subject.model), tensors, ObserverSpec()) as observer:
+    load_kernel("count_mergeable")
+    with Observer(prepared, ObserverSpec()) as observer:
         meter.started()
         for batch in subject.batches(_BATCH, 0, request["images"]):
             observer.add(batch)
         observation = observer.observation()
     merged = merge_observations(known, observation) if known else observation
     Path(request["out"]).write_bytes(observation_to_bytes(merged))
-    return meter.ended() | {"tensors": len(tensors), "images": observation.images}
+    return meter.ended() | {"tensors": len(prepared.plan.views), "images": observation.images}
 
 
 def search(request: dict[str, Any], _report: Report) -> dict[str, Any]:
@@ -49,14 +66,6 @@ def search(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     count = max(len(observation.histograms), 1)
     took = {name: milliseconds(lambda name=name: table_from_observation(observation, name)) / count for name in DERIVED_METHODS}
     return {"milliseconds": took, "amax": table_from_observation(observation, "entropy").amax}
-
-
-def _load_kernels() -> None:
-    # They are loaded at their first call, which belongs to the start.
-    none = np.zeros(0, np.int64)
-    nothing = kernels.Regions(np.zeros(0, np.float32), none, none, np.zeros((0, 2), np.float32))
-    counts = np.zeros((0, 2, kernels.COLUMNS), np.uint32)
-    kernels.count_mergeable(nothing, np.zeros((0, 3), np.int64), counts, np.zeros((0, 2), np.int32))
 
 
 def _read(path: str) -> Observation:

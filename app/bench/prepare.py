@@ -25,7 +25,10 @@ _LIMITS = InputLimits()
 
 @dataclass(frozen=True)
 class Wanted:
-    """A net by name: its model (None: ResNet-50), its images (a folder or zip; None: noise), how many to run (None: all)."""
+    """A net by name: its model (None: ResNet-50), its images (a folder or zip; None: noise), how many to run (None: all).
+
+    `preprocess.size` is needed where the model's input does not say it.
+    """
 
     name: str
     model: Path | None

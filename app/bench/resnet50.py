@@ -1,4 +1,7 @@
-"""A ResNet-50 (He et al. 2015, the variant with the stride in the 3x3) with random weights and BatchNorm folded: 102 MB."""
+"""A ResNet-50 (He et al. 2015, the variant with the stride in the 3x3) with random weights and BatchNorm folded.
+
+Of its usual width it is 102 MB large; a thin one has the same layers and fewer channels.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,8 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-#: Blocks of each stage, and their inner channels; a stage's output has four times as many.
-_STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
+#: Blocks of each stage. The inner channels double from stage to stage; a stage's output has four times as many.
+_BLOCKS = (3, 4, 6, 3)
+WIDTH = 64
 
 
 @dataclass
@@ -48,13 +52,14 @@ class _Net:
         return self.add("Relu", self.add("Add", third, shortcut))
 
 
-def make_resnet50(size: int = 224) -> onnx.ModelProto:
-    """Return the net: input `input` float32[N, 3, size, size], output `logits` float32[N, 1000]."""
+def make_resnet50(size: int = 224, width: int = WIDTH) -> onnx.ModelProto:
+    """Return the net: input `input` float32[N, 3, size, size], output `logits` float32[N, 1000]; width: its first channels."""
     net = _Net()
-    data = net.add("Relu", net.conv("input", (3, 64), 7, 2))
+    data = net.add("Relu", net.conv("input", (3, width), 7, 2))
     data = net.add("MaxPool", data, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    channels = 64
-    for stage, (blocks, inside) in enumerate(_STAGES):
+    channels = width
+    for stage, blocks in enumerate(_BLOCKS):
+        inside = width << stage
         for block in range(blocks):
             data = net.block(data, (channels, inside), 2 if stage and not block else 1)
             channels = 4 * inside

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.errors import Problem, StepTimeout, WorkerCrashed, WorkerOom, WorkerProblem, problem_from_json
+from app.errors import BuildTimeout, Problem, StepTimeout, WorkerCrashed, WorkerOom, WorkerProblem, problem_from_json
 from app.settings import child_environment
 
 #: One line of a child: a result of a large model's inspection is the longest.
@@ -49,8 +49,8 @@ async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ign
     """Run the call in a process of its own and return what its function returned.
 
     `report` gets each event, `watch` is called twice a second: whatever they raise ends the child, as cancelling this
-    coroutine does. Raises the Problem that the function raised, StepTimeout, WorkerOom, WorkerCrashed for a child that a
-    signal ended, or WorkerProblem for another that gave no answer.
+    coroutine does. Raises the Problem that the function raised, StepTimeout (of a build: BuildTimeout), WorkerOom,
+    WorkerCrashed for a child that a signal ended, or WorkerProblem for another that gave no answer.
     """
     process = await asyncio.create_subprocess_exec(
         call.python, "-P", *CHILD_MODULE, str(os.getpid()),
@@ -61,7 +61,8 @@ async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ign
         async with asyncio.timeout(call.timeout_seconds):
             return await _converse(process, call, report, watch)
     except TimeoutError as error:
-        raise StepTimeout(stage=call.stage, seconds=int(call.timeout_seconds)) from error
+        kind = BuildTimeout if call.stage == "build" else StepTimeout
+        raise kind(stage=call.stage, seconds=int(call.timeout_seconds)) from error
     finally:
         _kill(process)
         await asyncio.shield(process.wait())

@@ -13,6 +13,7 @@ from app.client.commands import build, listing, push, run
 from app.client.commands.accuracy import accuracy
 from app.client.commands.bench import bench
 from app.client.commands.demo import demo
+from app.client.commands.migrate import migrate
 from app.client.commands.tables import tables
 from app.client.problems import ClientProblem
 from app.client.screen import Screen
@@ -34,6 +35,7 @@ cli.command()(build.calibrate)
 cli.command()(build.build)
 cli.command()(build.wait)
 cli.command()(build.pull)
+cli.command()(migrate)
 cli.command()(listing.models)
 cli.command()(listing.datasets)
 cli.command()(listing.workers)

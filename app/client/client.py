@@ -123,16 +123,27 @@ class Client:
         """Return a table as a file; options are `format`, `trt_version` and `algorithm`."""
         return self._transport.send(Call("GET", f"/v1/tables/{_quoted(table_id)}/export", options)).content
 
-    def qdq(self, table_id: str, options: Mapping[str, str]) -> bytes:
+    def qdq(self, table_id: str, options: Mapping[str, Any]) -> bytes:
         """Return the Q/DQ ONNX of a table's model; options are `float_type`, `exclude` and `placement`."""
         return self._transport.send(Call("GET", f"/v1/tables/{_quoted(table_id)}/qdq", options)).content
+
+    def qdq_report(self, table_id: str, options: Mapping[str, Any]) -> Document:
+        """Return what is INT8 in that model, why the rest is not, and what changes against implicit quantization."""
+        return self._transport.json(Call("GET", f"/v1/tables/{_quoted(table_id)}/qdq/report", options))
+
+    def coverage(self, table_id: str) -> Document:
+        """Return which tensors TensorRT asks for when it builds from the table's cache, and which it would miss."""
+        return self._transport.json(Call("GET", f"/v1/tables/{_quoted(table_id)}/coverage"))
 
     def diff(self, a: str, b: str) -> Document:
         """Return how the scales of two tables differ, the largest drift first."""
         return self._transport.json(Call("GET", f"/v1/tables/{_quoted(a)}/diff/{_quoted(b)}"))
 
     def import_table(self, path: Path, options: Mapping[str, Any]) -> Document:
-        """Store a TRT cache or table JSON as `imported`; options are `model`, `min_coverage` and `fill`."""
+        """Store a TRT cache, or another tool's table, and return its document; or that of the job which measures first.
+
+        options: `model`, `min_coverage`, `fill`, and for fill minmax-from-dataset `dataset` and `preprocess`.
+        """
         content = _read(path)
         call = Call("POST", "/v1/tables/import", options, content=lambda: content, repeatable=False)
         return self._transport.json(call)

@@ -28,6 +28,7 @@ class CalibrationOptions:
     preprocess: Annotated[
         str | None, typer.Option(help="unit, imagenet, tf, caffe, or JSON such as '{\"size\": [224, 224]}'.")
     ] = None
+    table: Annotated[str | None, typer.Option(help="Build from this stored table; nothing is calibrated then.")] = None
     spec: Annotated[Path | None, typer.Option(help="JobSpec as a JSON file; the other options override it.")] = None
 
 
@@ -57,6 +58,10 @@ class EngineOptions:
     weight_rounding: Annotated[WeightRounding | None, typer.Option(help="gptq rounds weights with each other in mind.")] = None
     max_excluded: Annotated[float | None, typer.Option(help="Share of multiply-adds that --exclude auto may leave.")] = None
     sensitivity: Annotated[bool | None, typer.Option("--sensitivity", help="Report what each group of nodes loses.")] = None
+    quantization: Annotated[
+        Literal["explicit", "implicit"] | None, typer.Option(help="implicit: TensorRT up to 10 takes the table as its cache.")
+    ] = None
+    latency: Annotated[bool | None, typer.Option("--latency", help="Time the engine beside its float twins.")] = None
 
 
 def document_from_options(calibration: CalibrationOptions, engine: EngineOptions | None) -> dict[str, Any]:
@@ -66,9 +71,9 @@ def document_from_options(calibration: CalibrationOptions, engine: EngineOptions
     Raises typer.BadParameter for a --spec or --preprocess that cannot be read.
     """
     document = _read_spec(calibration.spec) if calibration.spec else {}
-    _put(document, {"model": calibration.model, "dataset": calibration.dataset})
+    _put(document, {"model": calibration.model, "dataset": calibration.dataset, "table": calibration.table})
     if calibration.preprocess is not None:
-        document["preprocess"] = _preprocess_from_text(calibration.preprocess)
+        document["preprocess"] = preprocess_from_text(calibration.preprocess)
     chosen = ("method", "grid", "batch_size", "max_images", "percentile", "observe", "converge", "shards")
     _put_section(document, "calibration", {name: asdict(calibration)[name] for name in chosen})
     if engine is None:
@@ -100,6 +105,7 @@ def _put_engine(document: dict[str, Any], options: EngineOptions) -> None:
         {
             "backend": options.backend,
             "precision": options.precision,
+            "quantization": options.quantization,
             "compute_capability": options.compute_capability or None,
         },
     )
@@ -117,7 +123,12 @@ def _put_engine(document: dict[str, Any], options: EngineOptions) -> None:
             "max_excluded": options.max_excluded,
         },
     )
-    judge = {"dataset": options.judge, "images": options.judge_images, "sensitivity": options.sensitivity}
+    judge = {
+        "dataset": options.judge,
+        "images": options.judge_images,
+        "latency": options.latency,
+        "sensitivity": options.sensitivity,
+    }
     _put_section(document, "judge", judge)
     gate = {"min_agreement": options.min_agreement, "max_accuracy_drop": options.max_accuracy_drop}
     if any(limit is not None for limit in gate.values()):
@@ -151,7 +162,8 @@ def _read_spec(path: Path) -> dict[str, Any]:
     return document
 
 
-def _preprocess_from_text(text: str) -> Any:
+def preprocess_from_text(text: str) -> Any:
+    """Return a preset's name, or the JSON object that text is. Raises typer.BadParameter."""
     if not text.lstrip().startswith("{"):
         return text
     try:

@@ -52,6 +52,10 @@ def _measured(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "float", f"{format_share(found['share'])} of multiply-adds ({names or 'nothing'}); {aim} on {found['chosen_on']}"
     elif report.get("sensitivity"):
         yield "sensitive", ", ".join(row["node"] for row in report["sensitivity"]["groups"][:_SHOWN_NAMES])
+    latency = report.get("latency")
+    if latency:
+        told = (f"{name.upper()} {figures['median_ms']} ms" for name, figures in latency["precisions"].items())
+        yield "latency", f"{', '.join(told)}, a batch of {latency['batch']}"
 
 
 def accuracies_from_report(report: dict[str, Any]) -> dict[str, float | None]:

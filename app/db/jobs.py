@@ -29,6 +29,12 @@ def get_job(session: Session, job_id: str) -> JobRow:
     return row
 
 
+def find_job_of_engine(session: Session, engine_id: str) -> JobRow | None:
+    """Return the newest job that gave this engine."""
+    given = sa.select(JobRow).where(JobRow.engine_id == engine_id)
+    return session.scalar(given.order_by(JobRow.created_at.desc()).limit(1))
+
+
 def add_job(session: Session, row: JobRow) -> tuple[JobRow, bool]:
     """Store a new job, or find the live one of the same key. Returns (row, joined)."""
     try:
@@ -91,6 +97,13 @@ def end_unfenced(session: Session, job_id: str, state: str, error: dict[str, Any
         return False
     add_event(session, job_id, "done", {"state": state, "error": error})
     return True
+
+
+def move_job(session: Session, job_id: str, queue: str) -> bool:
+    """Give a queued job to another queue, whose worker is there. Returns whether it was queued."""
+    queued = (JobRow.id == job_id, JobRow.state == "queued")
+    moved = session.execute(sa.update(JobRow).where(*queued).values(queue=queue, wait_until=None))
+    return bool(moved.rowcount)  # type: ignore[attr-defined]
 
 
 def release_job(session: Session, fence: Fence) -> bool:

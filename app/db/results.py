@@ -6,17 +6,17 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.db.pages import Page, page_from_rows
-from app.db.rows import EngineRow, ModelRow, ObservationRow, QuantizedRow, ReportRow, TableRow, new_id
+from app.db.rows import EngineRow, ModelRow, ObservationRow, QuantizedRow, ReportRow, TableRow, TimingCacheRow, new_id
 from app.errors import NotFound, TableNondeterministic
 
 #: Two computed tables of one key whose scales differ by no more than this fraction are one table.
 _TABLES_AGREE = 1e-5
 
-Keyed = TypeVar("Keyed", ObservationRow, QuantizedRow, ReportRow)
+Keyed = TypeVar("Keyed", ObservationRow, QuantizedRow, ReportRow, TimingCacheRow)
 
 
 def find_by_key(session: Session, kind: type[Keyed], key: str) -> Keyed | None:
-    """Return the observation, Q/DQ model or report with that key."""
+    """Return the observation, Q/DQ model, report or timing cache with that key."""
     return session.get(kind, key)
 
 
@@ -47,9 +47,9 @@ def find_table(session: Session, key: str) -> TableRow | None:
 
 
 def find_imported_table(session: Session, model_digest: str) -> TableRow | None:
-    """Return the table that was imported last for a model, under whatever name."""
+    """Return the table that was imported last for a model, under whatever name; filled up ones (derived) count as well."""
     models = sa.select(ModelRow.id).where(ModelRow.digest == model_digest)
-    imported = sa.select(TableRow).where(TableRow.model_id.in_(models), TableRow.origin == "imported")
+    imported = sa.select(TableRow).where(TableRow.model_id.in_(models), TableRow.origin.in_(("imported", "derived")))
     return session.scalar(imported.order_by(TableRow.created_at.desc(), TableRow.id).limit(1))
 
 

@@ -141,6 +141,16 @@ class ReportRow(Base):
     created_at: Mapped[datetime] = mapped_column(default=_now)
 
 
+class TimingCacheRow(Base):
+    """What TensorRT measured of its kernels on one kind of machine, which `facts` name; `body` is the digest of it."""
+
+    __tablename__ = "timing_caches"
+    key: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    facts: Mapped[dict[str, Any]]
+    body: Mapped[str] = mapped_column(sa.String(64))
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+
+
 class JobRow(Base):
     """A job. `attempt` is the fence: it is raised at each start, and a worker writes only while it is its own."""
 

@@ -15,17 +15,26 @@ from app.spec import FloatType, Precision, ShapeProfile
 Report = Callable[[dict[str, Any]], None]
 
 #: In the order in which the modules are asked who they are.
-_MODULES = {"onnxruntime": "app.engines.onnxruntime", "tensorrt-rtx": "app.engines.tensorrt_rtx"}
+_MODULES = {
+    "onnxruntime": "app.engines.onnxruntime",
+    "tensorrt-rtx": "app.engines.tensorrt_rtx",
+    "tensorrt": "app.engines.tensorrt",
+}
 
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What an installed backend is: `version` of the runtime, what it builds and for which GPUs (empty: CPU)."""
+    """What an installed backend is: `version` of the runtime, what it builds and for which GPUs (empty: CPU).
+
+    `quantizations`: explicit, and implicit where the runtime can. `gpus`: facts of those that are here.
+    """
 
     name: str
     version: str
     precisions: tuple[str, ...]
     compute_capabilities: tuple[str, ...] = ()
+    quantizations: tuple[str, ...] = ("explicit",)
+    gpus: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
@@ -38,7 +47,9 @@ class BuildRequest:
 
     `model`: for int8 a Q/DQ model, else the FP32 model (`app.quant.graph.prepare_model`). `plan`: where the engine is
     written. `shapes`: optimization profile of each input with dynamic dimensions. `compute_capability`: GPUs to build
-    for ("8.6"), empty for a CPU. `threads`: of the CPU, for trying the engine.
+    for ("8.6"), empty for a CPU. `threads`: of the CPU, for trying the engine. Of TensorRT alone: `cache`: TRT cache text
+    for implicit quantization of an FP32 model. `kept_float`: tensors whose makers then stay float. `timing_cache`: a file
+    of timings, read where it exists and written with what the build added.
     """
 
     model: Path
@@ -50,6 +61,12 @@ class BuildRequest:
     optimization_level: int = 3
     workspace_bytes: int | None = None
     threads: int = 1
+    cache: Path | None = None
+    kept_float: frozenset[str] = frozenset()
+    timing_cache: Path | None = None
+    tf32: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
 
 
 @dataclass(frozen=True)

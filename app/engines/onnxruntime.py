@@ -14,6 +14,8 @@ import onnxruntime
 
 from app.engines.backend import BackendInfo, BuildRequest, BuildResult, Report
 from app.engines.cpu_int8 import fuse_for_cpu
+from app.engines.portions import run_in_portions
+from app.engines.refused import FLOAT_OPS, find_refused
 from app.engines.rules import ONNXRUNTIME_PRECISIONS
 from app.errors import EngineProblem, UnsupportedOption
 from app.quant.qdq import model_to_bytes
@@ -40,8 +42,6 @@ RUNTIME_ERRORS = (
     ValueError,
 )
 
-_FLOAT_OPS = frozenset(["Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"])
-
 
 class OnnxRuntimeRunner:
     """A model in an ONNX Runtime CPU session."""
@@ -59,28 +59,12 @@ class OnnxRuntimeRunner:
 
         A model with a fixed batch gets the images in portions of it, the last one filled up with its last image.
         """
-        if self._fixed_batch in (None, len(batch)):
-            return self._run(batch)
         size = self._fixed_batch
-        portions = [_filled(batch[start : start + size], size) for start in range(0, len(batch), size)]
-        answers = [self._run(portion) for portion in portions]
-        return {name: _joined([answer[name] for answer in answers], size, len(batch)) for name in self._outputs}
+        return self._run(batch) if size is None else run_in_portions(self._run, batch, size, size)
 
     def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         values = self._session.run(self._outputs, {self._input: batch.astype(self._type, copy=False)})
         return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
-
-
-def _filled(portion: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([portion, np.repeat(portion[-1:], size - len(portion), axis=0)])
-
-
-def _joined(parts: list[np.ndarray], size: int, images: int) -> np.ndarray:
-    """Return the outputs of all portions as one; the rows of the images that filled up the last one are dropped."""
-    if parts[0].ndim == 0:
-        return np.stack(parts)
-    joined = np.concatenate(parts)
-    return joined[:images] if len(parts[0]) == size else joined
 
 
 class OnnxRuntimeBackend:
@@ -162,7 +146,7 @@ def _try(plan: Path, request: BuildRequest, model: onnx.ModelProto) -> dict[str,
 def _sample(value: onnx.ValueInfoProto, shapes: Any) -> np.ndarray:
     tensor = value.type.tensor_type
     profile: ShapeProfile | None = shapes.get(value.name)
-    sizes = profile.min if profile else [d.dim_value if d.HasField("dim_value") else 1 for d in tensor.shape.dim]
+    sizes = profile.min if profile else [d.dim_value if d.dim_value > 0 else 1 for d in tensor.shape.dim]
     return np.zeros(sizes, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
 
 
@@ -170,7 +154,8 @@ def _count_layers(optimized: onnx.ModelProto) -> dict[str, Any]:
     counts = Counter(node.op_type for node in optimized.graph.node)
     return {
         "int8": sum(count for op, count in counts.items() if op in _INT8_OPS),
-        "float": sum(count for op, count in counts.items() if op in _FLOAT_OPS),
+        "float": sum(count for op, count in counts.items() if op in FLOAT_OPS),
+        "refused": find_refused(optimized),
         "ops": dict(sorted(counts.items())),
     }
 

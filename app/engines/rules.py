@@ -1,5 +1,6 @@
 """What each backend can build, known without importing any runtime: the API refuses the rest before a job starts."""
 
+from app.engines.tensorrt_rules import check_tensorrt_spec, refuse_tensorrt_options
 from app.errors import ComputeCapabilityRequired, ComputeCapabilityUnsupported, UnsupportedOption
 from app.spec import EngineSpec, QuantizeSpec
 
@@ -15,6 +16,10 @@ def check_engine_spec(engine: EngineSpec, quantize: QuantizeSpec) -> None:
 
     Raises UnsupportedOption, ComputeCapabilityRequired, ComputeCapabilityUnsupported.
     """
+    if engine.backend == "tensorrt":
+        check_tensorrt_spec(engine, quantize)
+    elif engine.backend is not None:
+        refuse_tensorrt_options(engine)
     if engine.backend == "onnxruntime":
         _check_onnxruntime(engine, quantize)
     elif engine.backend == "tensorrt-rtx":

@@ -23,7 +23,7 @@ class TableIncomplete(TableProblem):
 
 
 class TableCoverage(TableProblem):
-    """Only {matched} of {needed} tensors that the model quantizes are in the table (min_coverage {minimum}). It belongs to another model, or lower min_coverage."""
+    """Only {matched} of {needed} tensors that the model quantizes are in the table (min_coverage {minimum}); it lacks {missing}. It belongs to another model, or lower min_coverage."""
 
     slug = "table-coverage-too-low"
 
@@ -66,6 +66,13 @@ class EngineProblem(Problem):
 
     status = 422
     slug = "build-failed"
+
+
+class EngineTargetMismatch(EngineProblem):
+    """Engine {engine} does not load there: it is for {built}. POST {rebuild} builds it for that target."""
+
+    status = 409
+    slug = "engine-target-mismatch"
 
 
 class GateMissed(EngineProblem):

@@ -56,11 +56,29 @@ class WorkerOom(WorkerProblem):
     slug = "worker-oom"
 
 
+class GpuOom(WorkerProblem):
+    """The GPU's memory does not suffice: {reason}. Use a smaller batch_size, smaller engine.shapes or workspace_bytes, or a bigger GPU."""
+
+    slug = "gpu-oom"
+
+
+class GpuLost(WorkerProblem):
+    """The GPU stopped working: {reason}. Look at `nvidia-smi` and the kernel's log on the worker's host, then send the job again."""
+
+    slug = "gpu-lost"
+
+
 class StepTimeout(WorkerProblem):
     """The step {stage} took longer than {seconds} seconds and was ended. Raise the worker's limit, or ask for less."""
 
     slug = "step-timeout"
     retryable = False
+
+
+class BuildTimeout(StepTimeout):
+    """The build took longer than {seconds} seconds and was ended. Lower engine.optimization_level, or raise the worker's step_limits.build_seconds."""
+
+    slug = "build-timeout"
 
 
 class CrashLoop(WorkerProblem):

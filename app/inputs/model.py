@@ -23,6 +23,8 @@ from app.inputs.shapes import infer_output_shapes
 #: protobuf's own limit of one message.
 PROTOBUF_BYTES = (1 << 31) - 1
 _HASH_BYTES = 1 << 20
+#: What Paddle's exporter writes for a size that is not known; runtimes take it so.
+_UNKNOWN_SIZE = -1
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _check_value(value: ValueInfoProto) -> None:
     if tensor.elem_type not in TensorProto.DataType.values() or not tensor.elem_type:
         raise ModelInvalidGraph(reason=f"{value.name} has no known type")
     for dimension in tensor.shape.dim:
-        if dimension.HasField("dim_value") and dimension.dim_value < 0:
+        if dimension.HasField("dim_value") and dimension.dim_value < _UNKNOWN_SIZE:
             raise ModelInvalidGraph(reason=f"{value.name} has the dimension {dimension.dim_value}; name it instead")
 
 
@@ -135,8 +137,10 @@ _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
 
 def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dimension.HasField("dim_value"):
-        return dimension.dim_value or None
-    return str(dimension.dim_param)[:100] or None
+        return dimension.dim_value if dimension.dim_value > 0 else None
+    # Paddle's exporter calls every unknown size `?`: no name, or height and width would be held to be equal.
+    is_name = any(letter.isalnum() for letter in dimension.dim_param)
+    return str(dimension.dim_param)[:100] if is_name else None
 
 
 def _hash_file(name: str, path: Path) -> _Content:

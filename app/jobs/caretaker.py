@@ -11,8 +11,9 @@ from app.db.database import Database
 from app.db.rows import JobRow
 from app.errors import Problem, WorkerUnavailable
 from app.jobs.queue import JobQueue
-from app.jobs.resolve import live_fleet
+from app.jobs.resolve import Fleet, find_job_queue, live_fleet
 from app.settings import Settings
+from app.spec import JobSpec
 
 log = structlog.get_logger()
 
@@ -52,7 +53,20 @@ class Caretaker(threading.Thread):
         # Right after the start the server's own worker is on its way; nobody's patience ends before it could be there.
         is_settled = not fleet.is_starting or time.monotonic() - self._began > _START_SECONDS
         for row in live:
-            self._look_after(row, fleet.queues, is_settled)
+            if row.state != "queued" or row.queue in fleet.queues or not self._moved(row, fleet):
+                self._look_after(row, fleet.queues, is_settled)
+
+    def _moved(self, row: JobRow, fleet: Fleet) -> bool:
+        """Hand a job whose queue nobody serves to a live worker that can do it: another version, or the first of its kind."""
+        queue = find_job_queue(JobSpec.model_validate(row.resolved["spec"]), fleet)
+        if queue is None:
+            return False
+        with self._database.transaction() as session:
+            was_queued = jobs.move_job(session, row.id, queue)
+        if was_queued:
+            log.info("job moved", job=row.id, queue=queue)
+            self._queue.put_again(row.id, queue, row.priority)
+        return was_queued
 
     def _look_after(self, row: JobRow, queues: set[str], is_settled: bool) -> None:
         now = datetime.now(UTC)

@@ -21,13 +21,13 @@ def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) 
     `images`: how many the calibration dataset has. Raises UnsupportedOption, SpecProblem, DatasetTooSmall,
     ShapeProfileInvalid and what `check_engine_spec` raises.
     """
-    for option, is_asked in _not_offered(spec).items():
-        if is_asked:
-            raise UnsupportedOption(option=option, reason="this version computes without it; leave it at its default")
     if spec.engine is not None:
         check_engine_spec(spec.engine, spec.quantize)
         _check_images_fit(spec, inputs)
         _check_quantize_has_effect(spec)
+    _check_latency(spec)
+    _check_measured(spec)
+    _check_measured_on_images(spec)
     if spec.calibration is not None:
         _check_native(spec, spec.calibration, images)
         _check_whole_set(spec.calibration)
@@ -48,13 +48,39 @@ def check_gate_can_be_told(job: ResolvedJob) -> None:
         raise SpecProblem(reason=reason)
 
 
-def _not_offered(spec: JobSpec) -> dict[str, bool]:
-    calibration, quantize = spec.calibration, spec.quantize
-    return {
-        "calibration.observer tensorrt": calibration is not None and calibration.observer == "tensorrt",
-        "quantize.placement measured": quantize.placement == "measured",
-        "judge.latency": spec.judge.latency,
-    }
+def _check_measured_on_images(spec: JobSpec) -> None:
+    """Raise what makes options impossible that look at images for the Q/DQ model: tuning, exclude auto, sensitivity."""
+    quantize, judge = spec.quantize, spec.judge
+    if not (quantize.is_tuned or quantize.excludes_automatically or judge.sensitivity):
+        return
+    named = "quantize.bias_correction, weight_rounding, exclude auto or judge.sensitivity"
+    if spec.table is not None and (spec.dataset is None or judge.dataset is None):
+        reason = "beside a table it needs images of its own to look at: give dataset for these, and judge.dataset to judge on"
+        raise UnsupportedOption(option=named, reason=reason)
+    if spec.engine is not None and spec.engine.quantization == "implicit":
+        raise UnsupportedOption(option=named, reason="it changes a Q/DQ model; implicit quantization has none")
+    if quantize.placement == "measured" and (quantize.excludes_automatically or judge.sensitivity):
+        reason = "groups are those of one placement; name it, for measured tries several"
+        raise UnsupportedOption(option="quantize.exclude auto or judge.sensitivity", reason=reason)
+
+
+def _check_latency(spec: JobSpec) -> None:
+    if not spec.judge.latency:
+        return
+    if spec.engine is None or spec.engine.precision != "int8":
+        raise SpecProblem(reason="judge.latency compares an int8 engine with float ones; it needs engine.precision int8")
+    if spec.engine.backend == "tensorrt-rtx":
+        reason = "tensorrt-rtx plans are built for GPUs that the worker need not have; time them where they run"
+        raise UnsupportedOption(option="judge.latency", reason=reason)
+
+
+def _check_measured(spec: JobSpec) -> None:
+    if spec.quantize.placement != "measured":
+        return
+    is_explicit = spec.engine is not None and spec.engine.quantization == "explicit" and spec.engine.precision == "int8"
+    if spec.engine is None or spec.engine.backend != "tensorrt" or not is_explicit:
+        reason = "it takes timings on the GPU of an explicit int8 engine of tensorrt; choose conservative, default or fused"
+        raise UnsupportedOption(option="quantize.placement measured", reason=reason)
 
 
 def _check_native(spec: JobSpec, calibration: CalibrationSpec, images: int | None) -> None:
@@ -62,6 +88,9 @@ def _check_native(spec: JobSpec, calibration: CalibrationSpec, images: int | Non
         return
     if spec.engine is None or spec.engine.backend != "tensorrt":
         raise UnsupportedOption(option=calibration.method, reason="it needs engine.backend tensorrt; use entropy or minmax")
+    if spec.quantize.equalize:
+        reason = f"{calibration.method} calibrates the model as it is"
+        raise UnsupportedOption(option="quantize.equalize with a native method", reason=reason)
     if images is not None and images < calibration.batch_size:
         reason = "a native calibrator takes whole batches"
         raise DatasetTooSmall(images=images, needed=calibration.batch_size, reason=reason)

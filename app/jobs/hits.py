@@ -62,7 +62,8 @@ def find_hits(session: Session, blobs: BlobStore, job: ResolvedJob) -> Hits:
     """Look the job's keys up, in the order of its stages."""
     observation = table = None
     if job.spec.calibration is not None:
-        observation = results.find_by_key(session, ObservationRow, keys.observation_key(job))
+        if job.spec.table is None:
+            observation = results.find_by_key(session, ObservationRow, keys.observation_key(job))
         table = find_job_table(session, job)
     observation, table = _if_there(blobs, observation), _if_there(blobs, table)
     if table is not None and job.spec.is_quantized:
@@ -93,7 +94,7 @@ def _word(row: object) -> str:
 
 
 def _reason(session: Session, blobs: BlobStore, job: ResolvedJob, hits: Hits) -> str:
-    if job.spec.calibration is None or hits.table is not None:
+    if job.spec.calibration is None or hits.table is not None or job.spec.table is not None:
         return "engine never built" if hits.engine is None else "judge changed"
     if hits.observation is not None:
         return _method_reason(session, job)

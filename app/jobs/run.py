@@ -30,8 +30,7 @@ def carry_out_job(job_id: str) -> None:
     if row is None:
         return
     job = ResolvedJob.model_validate(row.resolved)
-    backend = job.spec.engine.backend if job.spec.engine else None
-    job = job.model_copy(update={"tools": worker.tools_for(backend)})
+    job = job.model_copy(update={"tools": worker.tools_for(job.spec)})
     with job_folder(worker, job_id) as folder:
         run = Run(worker, Fence(job_id, row.attempt), job, folder)
         finish(run, crashes=row.crashes)

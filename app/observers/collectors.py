@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from app.errors import CalibrationNonfinite
-from app.observers import kernels
-from app.observers.forward import Activations
-from app.observers.regions import Regions
+from app.observers.counting import Counter, Located, State
+from app.observers.layout import COLUMNS, NEEDS_RANGE, NO_EXTREMES
+from app.observers.parts import Parts
 from app.quant.histogram import (
+    MIN_EXPONENT,
     SEARCH_BINS,
     SIDE_BINS,
     MergeableHistogram,
@@ -30,7 +31,7 @@ _SPILL_ELEMENTS = 1 << 31
 def bounds_from_extremes(extremes: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Return (minimum, maximum) of the kernels' int64[3] extremes, (inf, -inf) where nothing was seen."""
     largest, highest, lowest = (int(bits) for bits in extremes)
-    if (largest, highest, lowest) == kernels.NO_EXTREMES:
+    if (largest, highest, lowest) == NO_EXTREMES:
         return np.inf, -np.inf
     minimum = highest if highest >= 1 << 31 else lowest
     maximum = largest if largest >= 0 else lowest
@@ -44,48 +45,58 @@ def absmax_from_extremes(extremes: npt.NDArray[np.int64]) -> float:
     return max(-minimum, maximum, 0.0)
 
 
-def fresh_extremes(regions: Regions) -> npt.NDArray[np.int64]:
+def fresh_extremes(parts: Parts) -> npt.NDArray[np.int64]:
     """Return int64[R, 3] extremes of regions that have seen nothing."""
-    return np.tile(np.array(kernels.NO_EXTREMES, np.int64), (len(regions), 1))
+    return np.tile(np.array(NO_EXTREMES, np.int64), (len(parts), 1))
 
 
-def raise_nonfinite(regions: Regions, region: int, activations: Activations, first_image: int) -> None:
-    """Raise CalibrationNonfinite for the first bad value of a region; first_image is the pass's place in the stream."""
-    counted = regions.select(activations)
-    size = int(counted.sizes[region])
-    values = counted.arena[counted.starts[region] :][:size]
-    image = first_image + int(np.argmin(np.isfinite(values))) * activations.images // size
-    raise CalibrationNonfinite(tensor=regions.names[region], image=image)
+@dataclass(frozen=True)
+class Seen:
+    """Regions of one pass, from number `first` on; its images' place in the stream, and how many they are."""
+
+    first: int
+    regions: Located
+    first_image: int
+    images: int
+
+
+def raise_nonfinite(parts: Parts, bad: int, seen: Seen) -> None:
+    """Raise CalibrationNonfinite for the first bad value of a region."""
+    size = int(seen.regions.sizes[bad])
+    values = seen.regions.arrays[bad].ravel()[:size]
+    image = seen.first_image + int(np.argmin(np.isfinite(values))) * seen.images // size
+    raise CalibrationNonfinite(tensor=parts.names[seen.first + bad], image=image)
 
 
 class MergeableCollector:
     """Mergeable histograms of all regions; one of these a thread, merged in any order."""
 
-    def __init__(self, regions: Regions) -> None:
-        self._regions = regions
-        self._done: list[MergeableHistogram] = [empty_mergeable() for _ in range(len(regions))]
-        self._elements = 0
-        self._counts = np.zeros((len(regions), 2, kernels.COLUMNS), np.uint32)
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._counter = Counter()
+        self._done: list[MergeableHistogram] = [empty_mergeable() for _ in range(len(parts))]
         self._reset()
 
     def _reset(self) -> None:
-        self._extremes = fresh_extremes(self._regions)
-        self._counts[:] = 0
-        self._exponents = np.full((len(self._regions), 2), -126, np.int32)
+        # Fresh memory costs nothing until it is counted into; many regions have no negative side.
+        regions = len(self._parts)
+        self._elements = 0
+        self._extremes = fresh_extremes(self._parts)
+        self._counts = np.zeros((regions, 2, COLUMNS), np.uint32)
+        self._exponents = np.full((regions, 2), MIN_EXPONENT, np.int32)
+        self._state = State(self._extremes, self._counts, self._exponents)
 
-    def count(self, activations: Activations, first_image: int) -> None:
-        """Count one pass; raises CalibrationNonfinite."""
-        regions = self._regions.select(activations)
-        bad = kernels.count_mergeable(regions, self._extremes, self._counts, self._exponents)
+    def count(self, seen: Seen) -> None:
+        """Count a part of a pass; raises CalibrationNonfinite."""
+        bad = self._counter.count_mergeable(seen.regions, self._state, seen.first)
         if bad >= 0:
-            raise_nonfinite(self._regions, bad, activations, first_image)
-        self._elements += int(regions.sizes.max(initial=0))
+            raise_nonfinite(self._parts, bad, seen)
+        self._elements += seen.regions.largest
         if self._elements > _SPILL_ELEMENTS:
             self._spill()
 
     def _spill(self) -> None:
         self._done = [merge_mergeable(done, self._histogram(region)) for region, done in enumerate(self._done)]
-        self._elements = 0
         self._reset()
 
     def _histogram(self, region: int) -> MergeableHistogram:
@@ -102,31 +113,31 @@ class MergeableCollector:
         return self._done
 
 
-@dataclass(eq=False)
 class TensorrtPart:
     """Counts of a part of one batch on TensorRT's grid: one thread's share."""
 
-    counts: npt.NDArray[np.int64]
-    widths: npt.NDArray[np.float32]
+    def __init__(self, extremes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], widths: npt.NDArray[np.float32]) -> None:
+        self.extremes, self.counts, self.widths = extremes, counts, widths
+        self.state = State(extremes, counts, widths)
 
 
 class TensorrtCollector:
     """TensorRT's histograms of all regions, batch by batch; the parts of one batch may be counted by many threads."""
 
-    def __init__(self, regions: Regions) -> None:
-        self._regions = regions
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._lock = threading.Lock()
-        self._done: list[TensorrtHistogram] = [empty_tensorrt() for _ in range(len(regions))]
-        self._extremes = fresh_extremes(regions)
-        self._widths = np.zeros(len(regions), np.float32)
+        self._done: list[TensorrtHistogram] = [empty_tensorrt() for _ in range(len(parts))]
+        self._extremes = fresh_extremes(parts)
+        self._widths = np.zeros(len(parts), np.float32)
 
-    def measure(self, activations: Activations, first_image: int) -> None:
+    def measure(self, counter: Counter, seen: Seen) -> None:
         """Look at the extremes of a part of the batch alone, for the first ranges; raises CalibrationNonfinite."""
-        extremes = fresh_extremes(self._regions)
-        bad = kernels.measure_extremes(self._regions.select(activations), extremes)
+        part = self.start_part()
+        bad = counter.measure_extremes(seen.regions, part.state, seen.first)
         if bad >= 0:
-            raise_nonfinite(self._regions, bad, activations, first_image)
-        self._add_extremes(extremes)
+            raise_nonfinite(self._parts, bad, seen)
+        self._add_extremes(part.extremes)
 
     def set_first_ranges(self) -> None:
         """Give every region without a range that of the values measured so far."""
@@ -135,16 +146,15 @@ class TensorrtCollector:
 
     def start_part(self) -> TensorrtPart:
         """Return empty counts for a thread's share of the next batch."""
-        return TensorrtPart(np.zeros((len(self._regions), 2, SEARCH_BINS + 1), np.int64), self._widths.copy())
+        counts = np.zeros((len(self._parts), 2, SEARCH_BINS + 1), np.int64)
+        return TensorrtPart(fresh_extremes(self._parts), counts, self._widths.copy())
 
-    def count(self, part: TensorrtPart, activations: Activations, first_image: int) -> bool:
-        """Count a pass into part; False where a region needs its first range before. Raises CalibrationNonfinite."""
-        extremes = fresh_extremes(self._regions)
-        bad = kernels.count_tensorrt(self._regions.select(activations), extremes, part.counts, part.widths)
+    def count(self, counter: Counter, part: TensorrtPart, seen: Seen) -> bool:
+        """Count a part of a pass; False where a region needs its first range before. Raises CalibrationNonfinite."""
+        bad = counter.count_tensorrt(seen.regions, part.state, seen.first)
         if bad >= 0:
-            raise_nonfinite(self._regions, bad, activations, first_image)
-        self._add_extremes(extremes)
-        return bad != kernels.NEEDS_RANGE
+            raise_nonfinite(self._parts, bad, seen)
+        return bad != NEEDS_RANGE
 
     def _add_extremes(self, extremes: npt.NDArray[np.int64]) -> None:
         with self._lock:
@@ -153,6 +163,8 @@ class TensorrtCollector:
 
     def end_batch(self, parts: list[TensorrtPart]) -> None:
         """Add all parts of one whole batch, which may double ranges."""
+        for part in parts:
+            self._add_extremes(part.extremes)
         for region, done in enumerate(self._done):
             width = max(float(part.widths[region]) for part in parts)
             counts = np.sum([_folded(part, region, width) for part in parts], axis=0)

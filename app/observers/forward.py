@@ -1,159 +1,148 @@
-"""A forward pass of a few images into one arena of float32, ready to be counted."""
+"""A forward pass of a few images, segment by segment, each ready to be counted when the next begins."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from app.errors import CalibrationProblem
-from app.observers.session import RUNTIME_ERRORS
+from app.observers.counting import Located
+from app.observers.parts import Parts
+from app.observers.prepared import Prepared, Segment
+from app.observers.session import RUNTIME_ERRORS, open_session, run_session
 
 Batch = npt.NDArray[np.float32]
+#: Gets the number of the first of some regions, and where their values are.
+Visit = Callable[[int, Located], None]
 
-#: Slices of the arena start at multiples of this many elements (64 bytes).
-_ALIGNMENT = 16
-#: A pass of small tensors takes more images, up to so many elements and images: calls cost more than the work else.
-_PASS_ELEMENTS = 1 << 18
-_PASS_IMAGES = 16
-
-_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+#: Tensors start at multiples of this many bytes.
+_ALIGNMENT = 64
 
 
-@dataclass(frozen=True, eq=False)
-class Activations:
-    """The fetched tensors of one pass, in fetch order, the input last: arena[starts[k] : starts[k] + sizes[k]]."""
+class Forward:
+    """The sessions of a prepared model's segments; threads share them."""
 
-    arena: npt.NDArray[np.float32]
-    starts: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
-    images: int
+    def __init__(self, prepared: Prepared) -> None:
+        """Open the segments; raises CalibrationProblem."""
+        self.prepared = prepared
+        self.sessions = [open_session(prepared.folder / segment.file) for segment in prepared.segments]
 
-
-@dataclass(frozen=True, eq=False)
-class ForwardPass:
-    """How a pass looks: the session, its input, how many images it always takes, and the shapes of what it fetches."""
-
-    session: ort.InferenceSession | None
-    input: str
-    images: int
-    input_shape: tuple[int, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    is_bindable: bool
-
-    def has_batch_axis(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of that shape holds the images of the pass one after the other."""
-        return bool(shape) and shape[0] % self.images == 0
+    def run_unbound(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every tensor that a segment gives for the images of one pass; raises CalibrationProblem."""
+        values = {self.prepared.plan.input: batch}
+        for session, segment in zip(self.sessions, self.prepared.segments, strict=True):
+            values |= _run(session, segment, values, batch.shape)
+        return values
 
 
-def probe_forward(session: ort.InferenceSession | None, input_name: str, image: Batch) -> ForwardPass:
-    """Return the pass for images like image (`float32[1, C, H, W]` or NHWC); raises CalibrationProblem.
-
-    The number of images of a pass depends on the model alone and never changes, so that an image gives the same bits
-    in whichever batch it comes. More than one is taken only where every place in the pass computes the same bits, tried
-    with noise: a black image could hide that they differ, and observations of parts must merge to that of the whole.
-    """
-    if session is None:
-        return ForwardPass(None, input_name, 1, image.shape, (), True)
-    fixed = session.get_inputs()[0].shape[0]
-    if isinstance(fixed, int):
-        return _make_pass(session, image, fixed)[0]
-    single, _ = _make_pass(session, image, 1)
-    elements = sum(math.prod(shape) for shape in single.shapes)
-    wanted = min(_PASS_IMAGES, _PASS_ELEMENTS // max(elements, 1))
-    if wanted < 2:
-        return single
-    try:
-        noise = np.random.default_rng(0).random(image.shape, np.float32)
-        several, outputs = _make_pass(session, noise, wanted)
-    except CalibrationProblem:
-        return single  # the exporter fixed the batch somewhere inside
-    return several if all(_is_repeated(output, wanted) for output in outputs) else single
+def _run(
+    session: ort.InferenceSession, segment: Segment, values: Mapping[str, np.ndarray], shape: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    feeds = {name: values[name] for name in segment.inputs}
+    return dict(zip(segment.outputs, run_session(session, segment.outputs, feeds, shape), strict=True))
 
 
-def _make_pass(session: ort.InferenceSession, image: Batch, images: int) -> tuple[ForwardPass, list[np.ndarray]]:
-    batch = np.repeat(image, images, axis=0)
-    outputs = run_session(session, batch)
-    bindable = all(output.dtype == np.float32 for output in outputs) and _input_type(session) == np.float32
-    shapes = tuple(output.shape for output in outputs)
-    return ForwardPass(session, session.get_inputs()[0].name, images, batch.shape, shapes, bindable), outputs
+@dataclass(frozen=True)
+class _Places:
+    """Where in a thread's memory each tensor starts, and how many bytes there are in all."""
+
+    starts: Mapping[str, int]
+    size: int
 
 
-def _is_repeated(output: np.ndarray, images: int) -> bool:
-    if not output.ndim or output.shape[0] != images:
-        return False
-    rows = output.reshape(images, -1)
-    return bool((rows.view(np.uint8) == rows[:1].view(np.uint8)).all())
+def place_tensors(prepared: Prepared) -> _Places:
+    """Lay the tensors of a pass out so that those that live at the same time do not overlap, first fit first."""
+    lives = _find_lives(prepared)
+    placed: list[tuple[int, int, int, int]] = []  # first byte, one behind the last, first segment, last segment
+    starts: dict[str, int] = {}
+    for name, (born, dies) in sorted(lives.items(), key=lambda item: (item[1][0], -_size(prepared, item[0]))):
+        size = _size(prepared, name)
+        start = 0
+        for first, end, other_born, other_dies in sorted(placed):
+            if other_born <= dies and born <= other_dies and first < start + size and start < end:
+                start = end
+        starts[name] = start
+        placed.append((start, start + size, born, dies))
+    return _Places(starts, max(end for _, end, _, _ in placed))
 
 
-def run_session(session: ort.InferenceSession, batch: Batch) -> list[np.ndarray]:
-    """Return all outputs; raises CalibrationProblem with the runtime's words."""
-    try:
-        given = session.get_inputs()[0]
-        return [np.asarray(output) for output in session.run(None, {given.name: batch.astype(_input_type(session))})]
-    except RUNTIME_ERRORS as error:
-        raise CalibrationProblem(reason=f"the model does not run on a batch of shape {batch.shape}: {error}") from None
+def _find_lives(prepared: Prepared) -> dict[str, tuple[int, int]]:
+    lives = {prepared.plan.input: (0, 0)}
+    for number, segment in enumerate(prepared.segments):
+        lives.update(dict.fromkeys(segment.outputs, (number, number)))
+        lives.update({name: (lives[name][0], number) for name in segment.inputs})
+    return lives
 
 
-def _input_type(session: ort.InferenceSession) -> type[np.floating]:
-    kind = session.get_inputs()[0].type
-    if kind not in _INPUT_TYPES:
-        raise CalibrationProblem(reason=f"the model's input is {kind}; images are float32")
-    return _INPUT_TYPES[kind]
+def _size(prepared: Prepared, name: str) -> int:
+    tensor = prepared.tensors[name]
+    size = math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
+    return -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
 
 
-class Arena:
-    """The memory of one thread: the runtime writes all outputs of a pass into it, and no activation is ever copied."""
+class Pass:
+    """One thread's passes: the runtime writes all tensors into its memory, and no activation is ever copied."""
 
-    def __init__(self, forward: ForwardPass) -> None:
-        self.forward = forward
-        shapes = [*forward.shapes, forward.input_shape]
-        sizes = np.array([math.prod(shape) for shape in shapes], np.int64)
-        padded = (sizes + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT
-        self._starts = np.concatenate(([0], np.cumsum(padded)[:-1]))
-        self._sizes = sizes
-        self._floats = np.zeros(int(padded.sum()) if forward.is_bindable else 0, np.float32)
-        self._binding = self._bind() if forward.is_bindable else None
+    def __init__(self, forward: Forward, parts: Parts) -> None:
+        self._forward, self._parts = forward, parts
+        self._prepared = forward.prepared
+        places = place_tensors(self._prepared)
+        memory = np.zeros(places.size + _ALIGNMENT, np.uint8)
+        aligned = memory[-memory.ctypes.data % _ALIGNMENT :][: places.size]
+        self._values = {name: self._view(aligned, name, start) for name, start in places.starts.items()}
+        self._bindings = [self._bind(number) for number in range(len(forward.sessions))]
+        self._located = [self._locate(part, self._values, self._prepared.images) for part in range(len(parts.firsts))]
 
-    def _bind(self) -> ort.IOBinding | None:
-        session = self.forward.session
-        if session is None:
-            return None
-        binding = session.io_binding()
-        address, starts = self._floats.ctypes.data, self._starts.tolist()
-        for output, shape, start in zip(session.get_outputs(), self.forward.shapes, starts[:-1], strict=True):
-            binding.bind_output(output.name, "cpu", 0, np.float32, list(shape), address + 4 * start)
-        binding.bind_input(self.forward.input, "cpu", 0, np.float32, list(self.forward.input_shape), address + 4 * starts[-1])
+    def _view(self, memory: npt.NDArray[np.uint8], name: str, start: int) -> np.ndarray:
+        tensor = self._prepared.tensors[name]
+        dtype = np.dtype(tensor.dtype)
+        return memory[start:][: math.prod(tensor.shape) * dtype.itemsize].view(dtype).reshape(tensor.shape)
+
+    def _bind(self, number: int) -> ort.IOBinding:
+        binding, segment = self._forward.sessions[number].io_binding(), self._prepared.segments[number]
+        for names, bind in ((segment.inputs, binding.bind_input), (segment.outputs, binding.bind_output)):
+            for name in names:
+                value = self._values[name]
+                bind(name, "cpu", 0, value.dtype.type, list(value.shape), value.ctypes.data)
         return binding
 
-    def run(self, batch: Batch) -> Activations:
-        """Run 1 to `forward.images` images; missing ones are repeated from the last and not counted."""
-        images = batch.shape[0]
-        if images < self.forward.images:
-            batch = np.concatenate((batch, np.repeat(batch[-1:], self.forward.images - images, axis=0)))
-        if not self.forward.is_bindable or batch.shape != self.forward.input_shape:
-            return self._run_unbound(batch, images)
-        self._floats[self._starts[-1] :][: batch.size] = batch.ravel()
-        if self.forward.session is not None and self._binding is not None:
+    def run(self, batch: Batch, visit: Visit) -> None:
+        """Run 1 to `images` images, visiting each part's regions; missing images are repeated and not counted.
+
+        Raises CalibrationProblem.
+        """
+        images, wanted = len(batch), self._prepared.images
+        if images < wanted:
+            batch = np.concatenate((batch, np.repeat(batch[-1:], wanted - images, axis=0)))
+        if not self._prepared.is_bindable or batch.shape != self._prepared.input_shape:
+            self._run_unbound(0, {self._prepared.plan.input: batch}, images, visit)
+            return
+        np.copyto(self._values[self._prepared.plan.input], batch)
+        for number, session in enumerate(self._forward.sessions):
             try:
-                self.forward.session.run_with_iobinding(self._binding)
+                session.run_with_iobinding(self._bindings[number])
             except RUNTIME_ERRORS:
-                return self._run_unbound(batch, images)  # a shape that depends on the values
-        shapes = [*self.forward.shapes, self.forward.input_shape]
-        return Activations(self._floats, self._starts, self._counted(shapes, self._sizes, images), images)
+                self._run_unbound(number, self._values, images, visit)  # a shape that depends on the values
+                return
+            self._visit(number, images, visit)
+        if not self._forward.sessions:
+            self._visit(0, images, visit)
 
-    def _run_unbound(self, batch: Batch, images: int) -> Activations:
-        outputs = run_session(self.forward.session, batch) if self.forward.session else []
-        values = [*outputs, batch]
-        sizes = np.array([value.size for value in values], np.int64)
-        floats = np.concatenate([value.astype(np.float32).ravel() for value in values])
-        starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-        return Activations(floats, starts, self._counted([value.shape for value in values], sizes, images), images)
+    def _visit(self, part: int, images: int, visit: Visit) -> None:
+        whole = images == self._prepared.images
+        visit(self._parts.firsts[part], self._located[part] if whole else self._locate(part, self._values, images))
 
-    def _counted(self, shapes: Sequence[tuple[int, ...]], sizes: npt.NDArray[np.int64], images: int) -> npt.NDArray[np.int64]:
-        if images == self.forward.images:
-            return sizes
-        sliced = np.array([self.forward.has_batch_axis(shape) for shape in shapes])
-        return np.where(sliced, sizes * images // self.forward.images, sizes)
+    def _run_unbound(self, first: int, values: Mapping[str, np.ndarray], images: int, visit: Visit) -> None:
+        known = dict(values)
+        name = self._prepared.plan.input
+        known[name] = known[name].astype(self._prepared.tensors[name].dtype)
+        for number in range(first, len(self._parts.firsts)):
+            if self._forward.sessions:
+                segment = self._prepared.segments[number]
+                known |= _run(self._forward.sessions[number], segment, known, known[name].shape)
+            visit(self._parts.firsts[number], self._locate(number, known, images))
+
+    def _locate(self, part: int, values: Mapping[str, np.ndarray], images: int) -> Located:
+        return self._parts.locate(part, values, (images, self._prepared.images))

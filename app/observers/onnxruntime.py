@@ -5,29 +5,21 @@ and neither the forward pass nor the counting holds the GIL.
 """
 
 import os
-import time
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from app.errors import DatasetTooSmall
-from app.observers.forward import ForwardPass, probe_forward
-from app.observers.plan import count_padding, make_plan
+from app.observers.derived import Passes, derive_histograms
+from app.observers.forward import Forward
+from app.observers.parts import make_parts
+from app.observers.prepared import Prepared
 from app.observers.regions import make_regions
-from app.observers.session import open_observing_session
 from app.observers.streams import MergeableStream, Stream, TensorrtStream
-from app.quant.histogram import Histogram, MergeableHistogram, add_zeros, relu_of_mergeable
 from app.quant.observation import Grid, Observation
-
-Report = Callable[[dict[str, Any]], None]
-
-_REPORT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -42,27 +34,25 @@ class ObserverSpec:
 class Observer:
     """Counts the activations of batch after batch; a context manager, for it holds threads."""
 
-    def __init__(self, model_path: Path, tensors: Sequence[str], spec: ObserverSpec) -> None:
-        """Open the model; raises CalibrationProblem for unknown tensors or a model that onnxruntime does not load."""
-        model = onnx.load(model_path)
+    def __init__(self, prepared: Prepared, spec: ObserverSpec) -> None:
+        """Open a prepared model; raises CalibrationProblem where onnxruntime does not load it."""
+        self._prepared = prepared
         self._spec = spec
-        self._plan = make_plan(model, tensors)
-        self._regions = make_regions(self._plan, spec.grid)
-        self._session = open_observing_session(model, self._plan.fetched) if self._plan.fetched else None
-        self._forward: ForwardPass | None = None
-        self._stream: Stream | None = None
+        self._regions = make_regions(prepared.plan, spec.grid)
+        self._parts = make_parts(prepared, self._regions)
+        make = MergeableStream if spec.grid == "mergeable" else TensorrtStream
+        self._stream: Stream = make(Forward(prepared), self._parts, spec.threads)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._stream is not None:
-            self._stream.close()
+        self._stream.close()
 
     @property
     def images(self) -> int:
         """Images whose activations are counted by now."""
-        return self._stream.images if self._stream else 0
+        return self._stream.images
 
     @property
     def total_images(self) -> int | None:
@@ -75,50 +65,15 @@ class Observer:
         Raises CalibrationNonfinite with the image's place in the stream, CalibrationProblem where the model does not
         run on such a batch; on the mergeable grid maybe later, from another call.
         """
-        if not len(batch):
-            return
-        if self._stream is None:
-            self._forward = probe_forward(self._session, self._plan.input, batch[:1])
-            make = MergeableStream if self._spec.grid == "mergeable" else TensorrtStream
-            self._stream = make(self._forward, self._regions, self._spec.threads)
-        self._stream.add(batch)
+        if len(batch):
+            self._stream.add(batch)
 
     def observation(self) -> Observation:
         """Return what was observed so far; more may be added. Raises as add does, DatasetTooSmall without images."""
-        if self._stream is None or self._forward is None:
+        counted = self._parts.by_region(self._stream.finish())
+        if not self._stream.images:
             raise DatasetTooSmall(images=0, needed=1, reason="calibration measures activations on images")
-        regions = self._stream.finish()
-        shapes = dict(zip(self._plan.fetched, self._forward.shapes, strict=True))
-        shapes[self._plan.input] = self._forward.input_shape
-        histograms: dict[str, Histogram] = {}
-        for name, view in self._plan.views.items():
-            histogram = regions[self._regions.region_of[name]]
-            if name in self._regions.rectified and isinstance(histogram, MergeableHistogram):
-                histogram = relu_of_mergeable(histogram)
-            zeros = count_padding(shapes[view.source], view) // self._forward.images
-            histograms[name] = add_zeros(histogram, zeros * self._stream.images)
-        return Observation(self._spec.grid, self._stream.images, histograms)
-
-
-def observe(
-    model_path: Path,
-    tensors: Sequence[str],
-    batches: Iterable[npt.NDArray[np.float32]],
-    spec: ObserverSpec,
-    report: Report,
-) -> Observation:
-    """Return the histograms of tensors (activations by name, graph input and outputs included) over all batches.
-
-    Batches are `float32[N, C, H, W]` (or NHWC, as the model takes it) in sorted path order. Reports
-    `{"progress": [images done, total or None]}`. Raises CalibrationNonfinite, DatasetTooSmall, CalibrationProblem.
-    """
-    reported_at = time.monotonic()
-    with Observer(model_path, tensors, spec) as observer:
-        for batch in batches:
-            observer.add(batch)
-            if time.monotonic() - reported_at >= _REPORT_SECONDS:
-                reported_at = time.monotonic()
-                report({"progress": [observer.images, spec.total_images]})
-        observation = observer.observation()
-    report({"progress": [observation.images, spec.total_images]})
-    return observation
+        shapes = {name: tensor.shape for name, tensor in self._prepared.tensors.items()}
+        passes = Passes(self._stream.images, self._prepared.images, shapes)
+        histograms = derive_histograms(self._prepared.plan, self._regions, counted, passes)
+        return Observation(self._spec.grid, passes.images, histograms)

@@ -14,34 +14,11 @@ import onnx
 
 from app.errors import CalibrationProblem
 from app.observers.constants import compute_constants
+from app.observers.views import Plan, View
 
 #: The output has the values of the first input, each as often.
 _RESHAPING = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
 _IDENTICAL = {"Identity", "Dropout"}
-
-
-@dataclass(frozen=True)
-class View:
-    """The values of tensor `source`, clamped to [low, high], with zeros around: pads are numpy-like, per axis."""
-
-    source: str
-    low: float = -math.inf
-    high: float = math.inf
-    pads: tuple[tuple[tuple[int, int], ...], ...] = ()
-
-    @property
-    def is_clamped(self) -> bool:
-        """Whether values may differ from the source's."""
-        return self.low > -math.inf or self.high < math.inf
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Tensors to fetch in the order of the graph, whether the input is observed, and the view behind every name."""
-
-    input: str
-    fetched: tuple[str, ...]
-    views: Mapping[str, View]
 
 
 @dataclass(frozen=True)
@@ -147,11 +124,3 @@ def _zero_pads(graph: _Graph, node: onnx.NodeProto) -> tuple[tuple[int, int], ..
     if (pads < 0).any() or before[0] or after[0]:
         return None
     return tuple((int(low), int(high)) for low, high in zip(before, after, strict=True))
-
-
-def count_padding(shape: tuple[int, ...], view: View) -> int:
-    """Return how many zeros the pads of view add to a tensor of that shape (with the batch axis)."""
-    padded = list(shape)
-    for pads in view.pads:
-        padded = [size + before + after for size, (before, after) in zip(padded, pads, strict=True)]
-    return math.prod(padded) - math.prod(shape)

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.observers import kernels
-from app.observers.forward import Activations
-from app.observers.plan import Plan
+from app.observers.views import Plan
 from app.quant.observation import Grid
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """What the kernels get: region r is tensor `sources[r]` of the arena clamped to `clamps[r]` (float32[R, 2]).
+    """What is counted: region r is tensor `sources[r]`, clamped to `clamps[r]` (float32[R, 2]).
 
-    `region_of` says which region holds a tensor's values; of a `rectified` tensor the negative ones became 0 since.
+    Tensors are numbered in fetch order, the input last. `region_of` says which region holds a tensor's values; of a
+    `rectified` tensor the negative ones became 0 since.
     """
 
     names: tuple[str, ...]
@@ -25,11 +24,6 @@ class Regions:
     clamps: npt.NDArray[np.float32]
     region_of: Mapping[str, int]
     rectified: frozenset[str]
-
-    def select(self, activations: Activations) -> kernels.Regions:
-        """Return the regions of the arena for the kernels."""
-        starts, sizes = activations.starts[self.sources], activations.sizes[self.sources]
-        return kernels.Regions(activations.arena, starts, sizes, self.clamps)
 
     def __len__(self) -> int:
         return len(self.sources)

@@ -1,12 +1,11 @@
 """Observe until the thresholds stand still: a look after every doubling of the images."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
-from app.observers.onnxruntime import Observer
+from app.observers.observing import Observer, Report
 from app.quant.convergence import FIRST_LOOK_IMAGES, Convergence
 from app.quant.observation import Observation
 
@@ -15,7 +14,7 @@ def observe_until(
     observer: Observer,
     batches: Iterable[npt.NDArray[np.float32]],
     convergence: Convergence,
-    report: Callable[[dict[str, Any]], None],
+    report: Report,
 ) -> tuple[Observation, bool]:
     """Return the observation of as many images as suffice, and whether they did; of all where they do not.
 

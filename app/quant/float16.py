@@ -1,40 +1,62 @@
 """Convert what is float32 in a model to fp16; graph inputs and outputs stay float32."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from app.quant.nodes import Namer, find_captured, find_subgraphs, replace_initializers, replace_nodes
+from app.quant.nodes import Namer, find_captured, find_subgraphs, index_graph, op_of, replace_initializers, replace_nodes
 from app.quant.opset import FLOAT16_OPSET, raise_opset
+from app.quant.signature import correct_output_shapes
 from app.quant.simplify import remove_unused
 from app.quant.tensor_types import infer_types
 
 _LARGEST = float(np.finfo(np.float16).max)
+#: What is smaller rounds to zero.
+_SMALLEST = 2.0**-25
+#: Calibration saw some images; others may go further.
+_LARGEST_SEEN = _LARGEST / 2
 _LARGEST_SCALE_ERROR = 2.0**-9
 
-#: Sums, powers and exponentials leave fp16's range easily; the rest has no fp16 kernel, or makes tensors from nothing.
+#: Sums, powers and exponentials leave fp16's range easily.
+_WIDE_OPS = frozenset("CumSum Exp Log Pow ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSum ReduceSumSquare Softplus".split())
+#: What brings their results back, or carries them on, such as the mean and root in a normalization by hand.
+_AFTER_WIDE = frozenset("Add Div Reciprocal ReduceMean Sqrt".split())
+_CARRYING = frozenset({"Add", "ReduceMean"})
+#: These have no fp16 kernel, or make tensors from nothing.
 _FLOAT32_OPS = frozenset(
     """
-    Bernoulli Cast ConstantOfShape CumSum Exp EyeLike Log Multinomial NonMaxSuppression Pow RandomNormal
-    RandomNormalLike RandomUniform RandomUniformLike Range ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSum
-    ReduceSumSquare RoiAlign Softplus
+    Bernoulli Cast ConstantOfShape EyeLike Multinomial NonMaxSuppression RandomNormal RandomNormalLike RandomUniform
+    RandomUniformLike Range RoiAlign
     """.split()
 )
+#: Their outputs fit into fp16, whatever they read.
+_BOUNDED_OPS = frozenset(
+    "GroupNormalization HardSigmoid InstanceNormalization LayerNormalization LogSoftmax Sigmoid Sign Softmax Tanh".split()
+)
+#: Their outputs say nothing of their inputs' range.
+_REDUCING_OPS = frozenset({"Conv", "ConvTranspose", "Exp", "Gemm", "MatMul", "Pow", "ReduceSum", "ReduceSumSquare"})
 #: Inputs that are float32 by the operator's definition.
 _FLOAT32_INPUTS = {"Resize": (1, 2)}
 #: Ops that ask for the shape only: any type will do.
 _TYPELESS_OPS = frozenset({"Shape", "Size"})
 
 
-def float16_from_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[dict[str, str]]]:
+def float16_from_model(
+    model: onnx.ModelProto, amax: Mapping[str, float] | None = None
+) -> tuple[onnx.ModelProto, list[dict[str, str]]]:
     """Return model with fp16 weights, activations and Q/DQ scales, and what stayed fp32 as [{name, reason}].
 
-    A node stays fp32 when one of its constants is beyond 65504, when a scale of its Q/DQ would move by more than
-    1/512, when it has subgraphs, or when its kind leaves the range of fp16 easily. Bounds of Clip are cut to the range.
-    Casts stand where the types meet. Opset 19 or newer.
+    `amax`: the largest magnitude of tensors in calibration, as far as it is known. A node stays fp32 when one of its
+    constants is beyond 65504, or a number above zero that fp16 rounds to zero; when a tensor that it reads or writes
+    was seen beyond half of that, or follows from one that was; when a scale of its Q/DQ would move by more than 1/512;
+    when it has subgraphs; or when its kind leaves the range of fp16 easily (a power, a sum, and the mean and root behind
+    them; these are not listed). Bounds of Clip are cut to the range. Casts stand where the types meet. Opset 19 or newer.
     """
     model = raise_opset(model, FLOAT16_OPSET)
-    conversion = _Conversion(model)
+    correct_output_shapes(model)  # newer opsets tell more shapes
+    conversion = _Conversion(model, amax or {})
     conversion.convert()
     return model, conversion.kept
 
@@ -42,7 +64,7 @@ def float16_from_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[di
 class _Conversion:
     """Every float32 tensor `t` may exist twice, as `t` and as `t_fp16`; casts are written when first asked for."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, amax: Mapping[str, float]) -> None:
         self._graph = model.graph
         types = infer_types(model)
         self._floats = {name for name, known in types.items() if known.element == TensorProto.FLOAT}
@@ -52,6 +74,12 @@ class _Conversion:
         self._narrow: dict[str, str] = {}
         self._written: list[onnx.NodeProto] = []
         self._added: list[TensorProto] = []
+        self._amax = amax
+        self._readers = index_graph(model.graph).consumers
+        #: Tensors beyond fp16's range -> the tensor that was seen there.
+        self._beyond = {name: name for name in types if amax.get(name, 0.0) > _LARGEST_SEEN}
+        self._trace_back()
+        self._carried: set[str] = set()
         self.kept: list[dict[str, str]] = []
 
     def convert(self) -> None:
@@ -71,13 +99,41 @@ class _Conversion:
         del self._graph.value_info[:]
         remove_unused(self._graph)
 
+    def _trace_back(self) -> None:
+        # What a Relu or a pooling writes out of range, the node before it wrote out of range.
+        for node in reversed(self._graph.node):
+            source = next((self._beyond[name] for name in node.output if name in self._beyond), None)
+            if source is not None and node.op_type not in _BOUNDED_OPS | _REDUCING_OPS:
+                unknown = self._floats.intersection(node.input) - self._amax.keys() - self._constants.keys()
+                self._beyond.update(dict.fromkeys(unknown, source))
+
     def _why_float32(self, node: onnx.NodeProto) -> str | None:
+        """Return why node stays fp32, an empty text where that goes without saying, None where it becomes fp16."""
         if next(find_subgraphs(node), None) is not None:
             return "it has subgraphs"
-        if node.domain not in ("", "ai.onnx") or node.op_type in _FLOAT32_OPS:
+        if not op_of(node) or node.op_type in _FLOAT32_OPS:
             return ""
         if not any(name in self._floats for name in [*node.input, *node.output]):
             return ""
+        reasons = (self._why_out_of_range(node), self._why_constant(node), "" if self._is_wide(node) else None)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def _why_out_of_range(self, node: onnx.NodeProto) -> str | None:
+        source = next((self._beyond[name] for name in [*node.input, *node.output] if name in self._beyond), None)
+        if source is None and node.op_type == "DequantizeLinear" and node.input[0] in self._constants:
+            return self._why_reader_out_of_range(node)
+        if source is None or node.op_type in _TYPELESS_OPS:
+            return None
+        if node.op_type not in _BOUNDED_OPS and any(name in self._beyond for name in node.input):
+            self._beyond.update((name, source) for name in node.output if name not in self._amax)
+        return f"{source} reached {self._amax[source]:.3g} in calibration, fp16 ends at {_LARGEST:.0f}"
+
+    def _why_reader_out_of_range(self, weight: onnx.NodeProto) -> str | None:
+        # A cast between a weight and its reader would part the two.
+        readers = self._readers.get(weight.output[0], [])
+        return "" if any(name in self._beyond for node in readers for name in [*node.input, *node.output]) else None
+
+    def _why_constant(self, node: onnx.NodeProto) -> str | None:
         for position, name in enumerate(node.input):
             tensor = self._constants.get(name)
             if tensor is None or name not in self._floats or position in _FLOAT32_INPUTS.get(node.op_type, ()):
@@ -86,6 +142,13 @@ class _Conversion:
             if reason:
                 return f"{name} {reason}"
         return None
+
+    def _is_wide(self, node: onnx.NodeProto) -> bool:
+        is_square = node.op_type == "Mul" and node.input[0] == node.input[1]
+        is_after = node.op_type in _AFTER_WIDE and any(name in self._carried for name in node.input)
+        if is_square or node.op_type in _WIDE_OPS or (is_after and node.op_type in _CARRYING):
+            self._carried.update(node.output)
+        return is_square or is_after or node.op_type in _WIDE_OPS
 
     def _write_float32(self, node: onnx.NodeProto) -> None:
         for position, name in enumerate(node.input):
@@ -139,6 +202,8 @@ def _why_beyond(node: onnx.NodeProto, position: int, value: np.ndarray) -> str |
             error = np.abs(value.astype(np.float16).astype(np.float64) / value.astype(np.float64) - 1)
         return "cannot be an fp16 scale" if not (error <= _LARGEST_SCALE_ERROR).all() else None
     largest = np.abs(value, dtype=np.float64).max(initial=0.0)
+    if value.size == 1 and 0 < largest < _SMALLEST:
+        return f"is {largest:.3g}, which fp16 rounds to zero"
     return f"reaches {largest:.3g}, fp16 ends at {_LARGEST:.0f}" if not largest <= _LARGEST else None
 
 

@@ -8,7 +8,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from app.errors import ModelInvalidGraph
-from app.quant.nodes import Index, find_subgraphs, get_attribute, get_int, index_graph, replace_nodes
+from app.quant.nodes import Index, find_subgraphs, get_attribute, get_int, index_graph, op_of, replace_nodes
 from app.quant.tensor_types import TensorType, infer_types
 
 #: A folded tensor has at most this many elements, unless its inputs together have as many (Transpose of a weight).
@@ -18,9 +18,12 @@ _MOST_ROUNDS = 4
 #: Outputs are never larger than the inputs together.
 _SHRINKING = frozenset(
     """
-    Cast Concat Flatten Gather GatherElements Identity Reshape Shape Size Slice Split Squeeze Transpose Unsqueeze
-    Abs Ceil Clip Exp Floor Log Neg Not Reciprocal Relu Round Sigmoid Sqrt Tanh CastLike ReduceMax ReduceMean
-    ReduceMin ReduceProd ReduceSum
+    Cast CastLike Concat DepthToSpace Flatten GatherElements Identity Reshape Shape Size Slice SpaceToDepth Split Squeeze
+    Transpose Trilu Unsqueeze
+    Abs Ceil Clip Cos CumSum Elu Erf Exp Floor HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Neg Not Reciprocal Relu
+    Round Sigmoid Sign Sin Softmax Softplus Sqrt Tanh
+    ArgMax ArgMin LpNormalization ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum ReduceSumSquare
     """.split()
 )
 #: Outputs have the shape that the inputs' shapes broadcast to.
@@ -41,7 +44,7 @@ def fold_constants(model: onnx.ModelProto) -> None:
 def _fold_once(model: onnx.ModelProto) -> bool:
     graph = model.graph
     index = index_graph(graph)
-    types = infer_types(model) if any(node.op_type == "Shape" for node in graph.node) else {}
+    types = infer_types(model) if any(op_of(node) == "Shape" for node in graph.node) else {}
     kept: list[onnx.NodeProto] = []
     for node in graph.node:
         values = _static_shape(node, index, types) or _computed(node, index, model)
@@ -60,9 +63,9 @@ def _fold_once(model: onnx.ModelProto) -> bool:
 
 
 def _static_shape(node: onnx.NodeProto, index: Index, types: dict[str, TensorType]) -> list[np.ndarray] | None:
-    if node.op_type == "Gather" and node.domain == "":
+    if op_of(node) == "Gather":
         return _picked_sizes(node, index, types)
-    if node.op_type != "Shape" or node.domain != "":
+    if op_of(node) != "Shape":
         return None
     sizes = _sizes(node, types)
     return None if sizes is None or None in sizes else [np.array(sizes, np.int64)]
@@ -70,7 +73,7 @@ def _static_shape(node: onnx.NodeProto, index: Index, types: dict[str, TensorTyp
 
 def _picked_sizes(node: onnx.NodeProto, index: Index, types: dict[str, TensorType]) -> list[np.ndarray] | None:
     shape, picks = index.producers.get(node.input[0]), index.array(node.input[1])
-    if shape is None or shape.op_type != "Shape" or picks is None or get_int(node, "axis", 0) != 0:
+    if shape is None or op_of(shape) != "Shape" or picks is None or get_int(node, "axis", 0) != 0:
         return None
     sizes = _sizes(shape, types)
     if sizes is None or any(not -len(sizes) <= pick < len(sizes) for pick in picks.flat):
@@ -88,7 +91,7 @@ def _sizes(shape: onnx.NodeProto, types: dict[str, TensorType]) -> tuple[int | N
 
 
 def _computed(node: onnx.NodeProto, index: Index, model: onnx.ModelProto) -> list[np.ndarray] | None:
-    if node.domain not in ("", "ai.onnx") or any(True for _ in find_subgraphs(node)):
+    if not op_of(node) or any(True for _ in find_subgraphs(node)):
         return None
     names = [name for name in node.input if name]
     if any(name not in index.constants for name in names) or not (names or node.op_type == "Constant"):
@@ -105,7 +108,7 @@ def _computed(node: onnx.NodeProto, index: Index, model: onnx.ModelProto) -> lis
 def _is_bounded(node: onnx.NodeProto, inputs: list[np.ndarray | None]) -> bool:
     present = [value for value in inputs if value is not None]
     allowed = max(_LARGEST_GROWTH, sum(value.size for value in present))
-    if node.op_type == "Constant" or node.op_type in _SHRINKING - {"Gather"}:
+    if node.op_type == "Constant" or node.op_type in _SHRINKING:
         return True
     if node.op_type in _BROADCASTING:
         return _broadcast_elements(present) <= allowed

@@ -2,13 +2,16 @@
 
 import onnx
 
-from app.errors import ModelAlreadyQuantized
+from app.errors import ModelAlreadyQuantized, ModelUnsupportedOp
+from app.quant.affine import fold_affine
 from app.quant.folding import fold_constants
-from app.quant.nodes import FLOAT_TYPES
+from app.quant.nodes import FLOAT_TYPES, find_fixed, find_subgraphs
 from app.quant.opset import LOWEST_OPSET, raise_opset
 from app.quant.placement import PLACEMENTS, plan_placement
-from app.quant.simplify import fold_batchnorms, merge_pads, remove_identities, remove_unused
+from app.quant.signature import correct_output_shapes, forget_unknown_sizes
+from app.quant.simplify import merge_pads, remove_identities, remove_unused, unify_sums
 from app.quant.tensor_types import infer_types
+from app.quant.transposes import sink_transposes
 
 _QUANTIZED_OPS = frozenset(
     "QuantizeLinear DequantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger DynamicQuantizeLinear".split()
@@ -18,21 +21,27 @@ _QUANTIZED_OPS = frozenset(
 def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model of the same function that is ready for Q/DQ; the model given stays as it is.
 
-    Opset 13 or newer, constants folded into initializers, Identity and Dropout removed, BatchNormalization folded into
-    the convolution before it (whose output takes its name), zero Pads moved into the Conv behind them, nothing unused.
-    Activations that remain keep their names. Preparing a prepared model changes nothing.
+    Opset 13 or newer, constants folded into initializers, Identity and Dropout removed, Transposes that cancel gone,
+    BatchNormalization and constant gains and shifts of channels folded into the convolution before them (whose output
+    takes their name), zero Pads moved into the Conv behind them, nothing unused. Subgraphs stay as they are. Activations
+    that remain keep their names. Preparing a prepared model changes nothing.
 
-    Raises ModelAlreadyQuantized, ModelUnsupportedOp (opset cannot be converted) and ModelInvalidGraph.
+    Raises ModelAlreadyQuantized, ModelUnsupportedOp (the opset cannot be converted; functions) and ModelInvalidGraph.
     """
     _check_not_quantized(model.graph)
+    _check_no_functions(model)
     prepared = raise_opset(model, LOWEST_OPSET)
     graph = prepared.graph
+    forget_unknown_sizes(graph)
     fold_constants(prepared)
     remove_identities(graph)
-    fold_batchnorms(graph)
+    unify_sums(graph)
+    sink_transposes(graph)
+    fold_affine(graph)
     merge_pads(graph)
     remove_unused(graph)
     del graph.value_info[:]  # may name what is gone
+    correct_output_shapes(prepared)
     return prepared
 
 
@@ -41,14 +50,10 @@ def find_activations(model: onnx.ModelProto) -> list[str]:
 
     No constants, nothing computed from constants or shapes alone, however it is wrapped.
     """
-    types = infer_types(model)
-    fixed = {tensor.name for tensor in model.graph.initializer}
-    names = [value.name for value in model.graph.input if value.name not in fixed]
-    for node in model.graph.node:
-        if node.op_type in ("Shape", "Size") or all(name in fixed for name in node.input if name):
-            fixed.update(node.output)
-        else:
-            names.extend(name for name in node.output if name)
+    types, fixed = infer_types(model), find_fixed(model.graph)
+    names = [value.name for value in model.graph.input]
+    names += [name for node in model.graph.node for name in node.output if name]
+    names = [name for name in names if name not in fixed]
     return [name for name in names if name in types and types[name].element in FLOAT_TYPES]
 
 
@@ -66,6 +71,13 @@ def find_needed_tensors(model: onnx.ModelProto) -> list[str]:
 
 
 def _check_not_quantized(graph: onnx.GraphProto) -> None:
-    for node in graph.node:
+    inner = [node for outer in graph.node for subgraph in find_subgraphs(outer) for node in subgraph.node]
+    for node in [*graph.node, *inner]:
         if node.op_type in _QUANTIZED_OPS:
             raise ModelAlreadyQuantized(node=node.name or node.output[0], op=node.op_type)
+
+
+def _check_no_functions(model: onnx.ModelProto) -> None:
+    if model.functions:
+        reason = "functions of its own hide what they compute; inline them (onnx.inliner.inline_local_functions)"
+        raise ModelUnsupportedOp(node="(all)", op=f"the function {model.functions[0].name}", reason=reason)

@@ -6,7 +6,17 @@ from math import prod
 import onnx
 
 from app.quant.nodes import get_int
-from app.quant.tensor_types import Shape, TensorType
+from app.quant.tensor_types import Shape, TensorType, infer_types
+
+#: Height and width of a picture where the model leaves them open: what counts is how nodes compare.
+ASSUMED_SIZE = 320
+
+
+def infer_sizes(model: onnx.ModelProto, types: Mapping[str, TensorType]) -> Mapping[str, TensorType]:
+    """Return types to count multiply-adds by: those given, or with open sizes of the inputs taken for ASSUMED_SIZE."""
+    inputs = (types[value.name] for value in model.graph.input)
+    is_open = any(known.shape is None or None in known.shape[1:] for known in inputs)
+    return infer_types(model, assumed_size=ASSUMED_SIZE) if is_open else types
 
 
 def count_multiply_adds(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> int | None:

@@ -10,6 +10,11 @@ from onnx import numpy_helper
 FLOAT_TYPES = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
 
 
+def op_of(node: onnx.NodeProto) -> str:
+    """Return the operator's name; an empty text for one of another domain, which may bear the name of a standard one."""
+    return node.op_type if node.domain in ("", "ai.onnx") else ""
+
+
 def get_attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
     """Return the value of an attribute of node as Python value, or default."""
     for attribute in node.attribute:
@@ -53,6 +58,17 @@ def find_captured(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     return names
 
 
+def find_fixed(graph: onnx.GraphProto) -> frozenset[str]:
+    """Return the tensors of the main graph that no image changes: constants, shapes, and what is computed from them."""
+    fixed = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        is_shape = op_of(node) in ("Shape", "Size")
+        has_subgraphs = next(find_subgraphs(node), None) is not None
+        if is_shape or (not has_subgraphs and all(name in fixed for name in node.input if name)):
+            fixed.update(node.output)
+    return frozenset(fixed)
+
+
 @dataclass(frozen=True)
 class Index:
     """Who makes and who reads each tensor of a graph, as it was when `index_graph` looked."""
@@ -86,14 +102,6 @@ def index_graph(graph: onnx.GraphProto) -> Index:
         constants={tensor.name: tensor for tensor in graph.initializer},
         protected=frozenset({output.name for output in graph.output} | find_captured(graph.node)),
     )
-
-
-def replace_input(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
-    """Let every node that reads old read new."""
-    for node in nodes:
-        for position, name in enumerate(node.input):
-            if name == old:
-                node.input[position] = new
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:

@@ -1,5 +1,7 @@
 """Bring a model to an opset in which Q/DQ can be written."""
 
+from typing import Any
+
 import onnx
 from onnx import version_converter
 
@@ -25,7 +27,7 @@ def raise_opset(model: onnx.ModelProto, lowest: int) -> onnx.ModelProto:
     model = _without_weight_inputs(model)
     version = get_opset(model)
     if version > NEWEST_OPSET:
-        raise ModelUnsupportedOp(node="", op=f"opset {version}", reason=f"opsets up to {NEWEST_OPSET} are read")
+        raise ModelUnsupportedOp(node="(all)", op=f"opset {version}", reason=f"opsets up to {NEWEST_OPSET} are read")
     if version < lowest:
         model = _converted(model, lowest)
     model.ir_version = max(model.ir_version, _LOWEST_IR, _lowest_ir(model))
@@ -43,16 +45,27 @@ def _without_weight_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     weights = {tensor.name for tensor in copy.graph.initializer}
     inputs = [value for value in copy.graph.input if value.name not in weights]
     if len(inputs) < len(copy.graph.input):
-        kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in inputs]
-        del copy.graph.input[:]
-        copy.graph.input.extend(kept)
+        _replace_values(copy.graph.input, inputs)
         copy.ir_version = max(copy.ir_version, 4)
     return copy
 
 
 def _converted(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    # The converter renames what a node that it replaces had made, unless it is an output of the graph.
+    outputs = [value.name for value in model.graph.output]
+    inner = dict.fromkeys(name for node in model.graph.node for name in node.output if name and name not in outputs)
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inner)
     try:
-        return version_converter.convert_version(model, version)
+        converted = version_converter.convert_version(model, version)
     except (version_converter.ConvertError, RuntimeError, ValueError) as error:
         reason = f"it cannot be converted from opset {get_opset(model)} to {version}: {error}"
-        raise ModelUnsupportedOp(node="", op=f"opset {get_opset(model)}", reason=reason) from error
+        raise ModelUnsupportedOp(node="(all)", op=f"opset {get_opset(model)}", reason=reason) from error
+    kept = [value for value in converted.graph.output if value.name not in inner]
+    _replace_values(converted.graph.output, kept)
+    return converted
+
+
+def _replace_values(values: Any, kept: list[onnx.ValueInfoProto]) -> None:
+    copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+    del values[:]
+    values.extend(copies)

@@ -13,10 +13,8 @@ from app.quant.center import center_activations
 from app.quant.channels import report_channels
 from app.quant.equalize import equalize_model
 from app.quant.float16 import float16_from_model
-from app.quant.folding import fold_constants
 from app.quant.graph import find_activations, prepare_model
 from app.quant.nodes import Namer, replace_nodes
-from app.quant.opset import FLOAT16_OPSET, raise_opset
 from app.quant.placement import PlacementPlan, WeightUse, plan_placement
 from app.quant.qdq_report import report_placement
 from app.quant.selection import find_excluded
@@ -63,9 +61,6 @@ def quantize_model(
     _check_options(spec, is_tuned=tune is not None)
     prepared = prepare_model(model)
     equalized = equalize_model(prepared) if spec.equalize else []
-    if spec.float_type == "fp16":
-        prepared = raise_opset(prepared, FLOAT16_OPSET)
-        fold_constants(prepared)
     excluded = find_excluded(spec.exclude, model.graph, prepared.graph)
     types = infer_types(prepared)
     float_nodes = _float_nodes(prepared, set(dead), set(find_activations(model)))
@@ -83,7 +78,8 @@ def quantize_model(
     if tune:
         report["tuned"] = tune(before, prepared)
     if spec.float_type == "fp16":
-        prepared, report["kept_fp32"] = float16_from_model(prepared)
+        amax = {name: 127 * float(scale) for name, scale in scales.items()}
+        prepared, report["kept_fp32"] = float16_from_model(prepared, amax)
     _check(prepared)
     return QuantizedModel(prepared, report, before)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import onnx
 
-from app.quant.macs import count_multiply_adds
+from app.quant.macs import count_multiply_adds, infer_sizes
 from app.quant.placement import WEIGHTED_OPS, PlacementPlan
 from app.quant.tensor_types import TensorType
 from app.spec import QuantizeSpec
@@ -17,10 +17,12 @@ def report_placement(
     """Return the report of a Q/DQ model, as JSON values.
 
     placement, float_type: as asked for · activations: tensors with a Q/DQ pair · weights: int8 weights ·
-    quantized: nodes that read INT8, as {node, op, multiply_adds} (of one image, null where a shape is not known) ·
+    quantized: nodes that read INT8, as {node, op, multiply_adds} (of one image, of 320 x 320 where the model leaves its
+    size open, null where a shape is not known) ·
     kept_float: nodes with weights that stay float, the same with `reason` · multiply_adds_int8: share of the known
     multiply-adds in INT8, 0..1 · kept_fp32: with float_type fp16, the nodes that did not fit, as {name, reason}.
     """
+    types = infer_sizes(model, types)
     quantized: list[dict[str, Any]] = []
     kept: list[dict[str, Any]] = []
     for node in model.graph.node:

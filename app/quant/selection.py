@@ -21,11 +21,14 @@ def find_excluded(exclude: Sequence[str], original: onnx.GraphProto, prepared: o
     chosen: dict[str, str] = {}
     unknown: list[str] = []
     for entry in exclude:
-        if not any(matches(entry, node) for node in original.node) and not any(matches(entry, n) for n in prepared.node):
+        meant = [node for node in original.node if matches(entry, node)]
+        # A convolution into which a node was folded writes that one's output; its own output's name is gone.
+        names = {node.name for node in meant if node.name}
+        found = [node for node in prepared.node if matches(entry, node) or node.name in names]
+        if not meant and not found:
             unknown.append(entry)
-        for node in prepared.node:
-            if matches(entry, node):
-                chosen.setdefault(node.output[0], entry)
+        for node in found:
+            chosen.setdefault(node.output[0], entry)
     if unknown:
         raise SpecProblem(reason=f"quantize.exclude names no node or tensor of the model: {', '.join(unknown)}")
     return chosen

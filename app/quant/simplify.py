@@ -1,20 +1,9 @@
-"""Rewrites that keep every value: identities removed, BatchNorm and Pad folded into the convolution beside them."""
+"""Rewrites that keep every value: identities and what is unused removed, Pads moved into the convolution behind them."""
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from app.quant.nodes import (
-    Index,
-    Namer,
-    get_attribute,
-    get_int,
-    index_graph,
-    replace_initializers,
-    replace_input,
-    replace_nodes,
-    set_attribute,
-)
+from app.quant.nodes import Index, get_attribute, index_graph, op_of, replace_initializers, replace_nodes, set_attribute
 
 _PASSING = ("Identity", "Dropout")
 
@@ -22,18 +11,21 @@ _PASSING = ("Identity", "Dropout")
 def remove_identities(graph: onnx.GraphProto) -> None:
     """Remove Identity and inference-time Dropout whose output is no graph output, in place."""
     index = index_graph(graph)
+    sources: dict[str, str] = {}
     kept = []
     for node in graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = sources.get(name, name)
         if _is_passing(node, index):
-            replace_input(graph.node, node.output[0], node.input[0])
+            sources[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    if len(kept) < len(graph.node):
+    if sources:
         replace_nodes(graph, kept)
 
 
 def _is_passing(node: onnx.NodeProto, index: Index) -> bool:
-    if node.op_type not in _PASSING or node.domain != "" or index.protected & set(node.output):
+    if op_of(node) not in _PASSING or index.protected & set(node.output):
         return False
     if any(index.consumers.get(mask) for mask in node.output[1:]):
         return False
@@ -41,60 +33,11 @@ def _is_passing(node: onnx.NodeProto, index: Index) -> bool:
     return training is not None and not bool(training)
 
 
-def fold_batchnorms(graph: onnx.GraphProto) -> None:
-    """Fold each BatchNormalization into the Conv, ConvTranspose or Gemm that alone feeds it, in place.
-
-    The convolution's output takes the BatchNormalization's name. w' = w * g / sqrt(var + eps),
-    b' = (b - mean) * g / sqrt(var + eps) + beta, in float64, stored as float32.
-    """
-    index, namer = index_graph(graph), Namer(graph)
-    folded: list[str] = []
+def unify_sums(graph: onnx.GraphProto) -> None:
+    """Make every Sum of two tensors an Add, in place: runtimes know a shortcut by it."""
     for node in graph.node:
-        if node.op_type == "BatchNormalization" and _fold_batchnorm(graph, index, node, namer):
-            folded.append(node.output[0])
-    if folded:
-        gone = set(folded)
-        kept = [n for n in graph.node if not (n.op_type == "BatchNormalization" and n.output[0] in gone)]
-        replace_nodes(graph, kept)
-
-
-def _fold_batchnorm(graph: onnx.GraphProto, index: Index, norm: onnx.NodeProto, namer: Namer) -> bool:
-    conv = index.producers.get(norm.input[0])
-    if conv is None or index.only_reader(norm.input[0]) is None or get_int(norm, "training_mode", 0):
-        return False
-    axis = _output_axis(conv)
-    weight = index.array(conv.input[1]) if axis is not None else None
-    statistics = [index.array(name) for name in norm.input[1:5]]
-    bias = index.array(conv.input[2]) if len(conv.input) > 2 and conv.input[2] else np.float32(0)
-    if axis is None or weight is None or bias is None or weight.dtype != np.float32:
-        return False
-    arrays = [array.astype(np.float64) for array in statistics if array is not None]
-    if len(arrays) < 4 or arrays[0].size != weight.shape[axis]:
-        return False
-    gamma, beta, mean, variance = arrays
-    epsilon = get_attribute(norm, "epsilon", 1e-5)
-    gain = gamma / np.sqrt(variance + (epsilon if isinstance(epsilon, float) else 1e-5))
-    spread = gain.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    new_bias = (np.broadcast_to(bias, gain.shape).astype(np.float64) - mean) * gain + beta
-    name = norm.output[0]
-    del conv.input[1:]
-    conv.input.extend([namer.name(f"{name}.weight"), namer.name(f"{name}.bias")])
-    for stored, value in zip(conv.input[1:], (weight * spread, new_bias), strict=True):
-        graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), stored))
-    conv.output[0] = name
-    return True
-
-
-def _output_axis(conv: onnx.NodeProto) -> int | None:
-    group = get_int(conv, "group", 1)
-    if conv.op_type == "Conv":
-        return 0
-    if conv.op_type == "ConvTranspose" and group == 1:
-        return 1
-    plain = get_attribute(conv, "alpha", 1.0) == 1.0 and get_attribute(conv, "beta", 1.0) == 1.0
-    if conv.op_type == "Gemm" and plain and not get_int(conv, "transA", 0):
-        return 0 if get_int(conv, "transB", 0) else 1
-    return None
+        if op_of(node) == "Sum" and len(node.input) == 2:
+            node.op_type = "Add"
 
 
 def merge_pads(graph: onnx.GraphProto) -> None:
@@ -103,9 +46,9 @@ def merge_pads(graph: onnx.GraphProto) -> None:
     A Pad between Clip and Conv would part the two in every runtime.
     """
     index = index_graph(graph)
-    merged = {node.output[0] for node in graph.node if node.op_type == "Pad" and _merge_pad(node, index)}
+    merged = {node.output[0] for node in graph.node if op_of(node) == "Pad" and _merge_pad(node, index)}
     if merged:
-        replace_nodes(graph, [n for n in graph.node if not (n.op_type == "Pad" and n.output[0] in merged)])
+        replace_nodes(graph, [node for node in graph.node if not (op_of(node) == "Pad" and node.output[0] in merged)])
 
 
 def _merge_pad(pad: onnx.NodeProto, index: Index) -> bool:
@@ -141,7 +84,7 @@ def _takes_padding(node: onnx.NodeProto, name: str, rank: int) -> bool:
     automatic = get_attribute(node, "auto_pad", b"NOTSET")
     own = get_attribute(node, "pads") or [0] * (2 * rank)
     fits = isinstance(own, list) and len(own) == 2 * rank
-    return node.op_type == "Conv" and fits and automatic in (b"NOTSET", b"VALID") and list(node.input).count(name) == 1
+    return op_of(node) == "Conv" and fits and automatic in (b"NOTSET", b"VALID") and list(node.input).count(name) == 1
 
 
 def remove_unused(graph: onnx.GraphProto) -> None:

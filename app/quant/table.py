@@ -83,7 +83,7 @@ def table_to_json(table: Table) -> dict[str, Any]:
 
 def table_from_json(value: object) -> Table:
     """Return the table of parsed JSON, or of its text or bytes; raises TableProblem, TableScaleInvalid by tensor."""
-    fields = _parse_json(value) if isinstance(value, (str, bytes)) else value
+    fields = parse_json(value) if isinstance(value, (str, bytes)) else value
     if not isinstance(fields, dict) or fields.get("format") != "enginesmith-table-1":
         raise TableProblem(reason='it is no JSON object with "format": "enginesmith-table-1"')
     if unknown := fields.keys() - {"amax", "dead", "format", "method"}:
@@ -96,7 +96,8 @@ def table_from_json(value: object) -> Table:
     return Table({name: _checked_amax(name, number) for name, number in amax.items()}, tuple(dead), method)
 
 
-def _parse_json(text: str | bytes) -> object:
+def parse_json(text: str | bytes) -> object:
+    """Return the value of JSON text. Raises TableProblem where it is none, or a name stands in it twice."""
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:

@@ -23,13 +23,21 @@ class TensorType:
         return self.shape is not None and None not in self.shape
 
 
-def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
+def infer_types(
+    model: onnx.ModelProto, with_declared_outputs: bool = True, assumed_size: int | None = None
+) -> dict[str, TensorType]:
     """Return the type of each tensor of the main graph that inference can tell, initializers included.
 
-    Weights are left out of what is inferred on, so a model of 2 GiB costs no more than a small one.
-    Raises ModelInvalidGraph where types contradict each other.
+    Weights are left out of what is inferred on, so a model of 2 GiB costs no more than a small one. What the model
+    declares of its outputs counts, unless it is not to. With `assumed_size`, sizes of inputs that are not known are
+    taken for it, the first one for 1. Raises ModelInvalidGraph where types contradict each other.
     """
     skeleton = _skeleton(model)
+    if not with_declared_outputs or assumed_size is not None:
+        for value in skeleton.graph.output:
+            value.type.tensor_type.ClearField("shape")
+    if assumed_size is not None:
+        _assume_sizes(skeleton.graph, assumed_size)
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
@@ -46,6 +54,13 @@ def _type(value: onnx.ValueInfoProto) -> TensorType:
     if not tensor.HasField("shape"):
         return TensorType(tensor.elem_type, None)
     return TensorType(tensor.elem_type, tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim))
+
+
+def _assume_sizes(graph: onnx.GraphProto, assumed_size: int) -> None:
+    for value in graph.input:
+        for position, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if not dimension.HasField("dim_value"):
+                dimension.dim_value = assumed_size if position else 1
 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:

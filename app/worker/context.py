@@ -20,13 +20,17 @@ from app.child.parent import ChildCall, run_child, run_children
 from app.db import jobs, workers
 from app.db.database import Database
 from app.db.jobs import Fence
-from app.errors import CrashLoop, WorkerCrashed
+from app.errors import CrashLoop, GpuLost, Problem, WorkerCrashed, WorkerProblem
 from app.resolved import ResolvedJob, Tools
 from app.settings import Settings
+from app.spec import JobSpec
+from app.worker.tools import tools_for_job
 
 log = structlog.get_logger()
 
 Answer = TypeVar("Answer")
+
+PROBE_STEP = "app.worker.steps.probe:probe"
 
 #: Progress is told at most so often.
 _PROGRESS_SECONDS = 0.25
@@ -53,10 +57,9 @@ class Worker:
     tools: Tools
     stopping: threading.Event = field(default_factory=threading.Event)
 
-    def tools_for(self, backend: str | None) -> Tools:
-        """Return the tools of a job with that backend, as they are installed here."""
-        known = self.backends.get(backend or "")
-        return self.tools.model_copy(update={"backend": f"{backend} {known['version']}" if known else None})
+    def tools_for(self, spec: JobSpec) -> Tools:
+        """Return the tools of a job, as they are installed here."""
+        return tools_for_job(self.tools, self.backends, spec)
 
 
 @dataclass
@@ -83,7 +86,8 @@ class Run:
     def child(self, target: str, request: dict[str, Any]) -> dict[str, Any]:
         """Run a step of this stage in a process of its own; its progress and log lines become events.
 
-        A process that crashes is started again. Raises JobLost, WorkerStopping, CrashLoop, or what `run_child` raises.
+        A process that crashes, or whose GPU stopped working, is started again. Raises JobLost, WorkerStopping, CrashLoop,
+        GpuLost, or what else `run_child` raises.
         """
         call = self._call(target, request)
         return self._until_it_lives(lambda: asyncio.run(run_child(call, self.report, self.watch)))
@@ -109,12 +113,31 @@ class Run:
         return ChildCall(target, request, self.stage, limit, folder=self.folder)
 
     def _until_it_lives(self, attempt: Callable[[], Answer]) -> Answer:
+        last: Problem = CrashLoop(attempts=self.worker.settings.max_crashes)
         for _ in range(self.worker.settings.max_crashes):
             try:
                 return attempt()
             except WorkerCrashed as problem:
                 self.say(problem.detail)
-        raise CrashLoop(attempts=self.worker.settings.max_crashes)
+            except GpuLost as problem:
+                self.say(problem.detail)
+                self._leave_if_gpu_is_gone()
+                last = problem
+        raise last
+
+    def _leave_if_gpu_is_gone(self) -> None:
+        """Look at the GPU from a fresh process; where it is gone this worker ends, and the job goes back to its queue."""
+        limit = self.worker.settings.step_limits.inspect_seconds
+        call = ChildCall(PROBE_STEP, {}, "probe", limit, folder=self.folder)
+        try:
+            is_there = "tensorrt" in asyncio.run(run_child(call, watch=self.watch))["backends"]
+        except WorkerProblem as problem:
+            self.say(f"the probe failed as well: {problem.detail}")
+            is_there = False
+        if not is_there:
+            log.error("the GPU is gone, so this worker ends; a new one will find what is left", job=self.fence.job_id)
+            self.worker.stopping.set()
+            raise WorkerStopping
 
     def report(self, event: dict[str, Any]) -> None:
         """Tell one event of a child: {"progress": [done, total]} or {"log": line}."""

@@ -12,6 +12,7 @@ from app.worker.context import JobLost, Run, Worker, WorkerStopping
 from app.worker.stages.build import find_or_build
 from app.worker.stages.derive import find_or_derive
 from app.worker.stages.exclude import find_or_exclude
+from app.worker.stages.fastest import find_or_build_fastest
 from app.worker.stages.judge import find_or_judge
 from app.worker.warnings import job_warnings
 
@@ -27,7 +28,10 @@ def carry_out(run: Run) -> None:
         return
     if run.job.spec.is_quantized and table is not None:
         run.job = find_or_exclude(run, table)
-    engine = find_or_build(run, table if run.job.spec.is_quantized else None)
+    if table is not None and run.job.spec.quantize.placement == "measured":
+        engine = find_or_build_fastest(run, table)
+    else:
+        engine = find_or_build(run, table if run.job.spec.is_quantized else None)
     run.change(engine_id=engine.id)
     if run.job.is_judged and table is not None:
         _pass_gate(run, find_or_judge(run, engine, table), table)

@@ -42,7 +42,7 @@ def test_auto_makes_the_gate_hold(http: httpx.Client) -> None:
     reasons = [row["reason"] for row in quantize["kept_float"]]
     assert reasons == [f"excluded by {name}" for name in found["excluded"]]
     assert 1 - quantize["multiply_adds_int8"] == pytest.approx(found["share"])
-    assert report["multiply_adds_int8"] == quantize["multiply_adds_int8"]
+    assert report["engine"]["multiply_adds_int8"] == quantize["multiply_adds_int8"]
     assert report["sensitivity"]["groups"][0]["output"] in found["excluded"]
 
 
@@ -106,6 +106,7 @@ def test_what_cannot_be_asked_for_is_refused(http: httpx.Client) -> None:
     answers = {
         "max_excluded limits what": {"quantize": {"max_excluded": 0.1}},
         "center needs bias_correction": {"quantize": {"center": True}},
+        "beside a table": {"table": table, "quantize": {"bias_correction": True}},
         "needs an INT8 engine": {"judge": {"sensitivity": True}, "engine": {"precision": "fp32"}, "calibration": None},
     }
     for words, change in answers.items():

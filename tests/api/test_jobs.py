@@ -43,6 +43,10 @@ def _test_digits(server: Any) -> None:
         client.put("/v1/datasets/digits-test", content=TEST_DIGITS.read_bytes())
 
 
+def has_rtx(http: httpx.Client) -> bool:
+    return "rtx" in http.get("/v1/workers").json()["items"][0]["capabilities"]
+
+
 @pytest.mark.parametrize(("method", "oracle"), [("entropy", "mnist-entropy2"), ("minmax", "mnist-minmax")])
 def test_table_equals_tensorrt(http: httpx.Client, method: str, oracle: str) -> None:
     job = succeeded(run(http, {"calibration": LIKE_TENSORRT | {"method": method}, "engine": None}))
@@ -50,9 +54,11 @@ def test_table_equals_tensorrt(http: httpx.Client, method: str, oracle: str) -> 
     export = http.get(f"/v1/tables/{job['table_id']}/export", params={"trt_version": "8.6.1", "algorithm": algorithm})
     assert export.text.splitlines()[0] == f"TRT-8601-{algorithm}"
     ours, theirs = scales_of_cache(export.text), scales_of_cache((ORACLE / f"{oracle}.cache").read_text())
-    assert len(ours) == 16
-    for name, scale in ours.items():
-        assert scale == pytest.approx(theirs[name], rel=2e-6), name
+    product = "/10/Gemm_output"
+    assert theirs[product] <= ours.pop(product) <= 1.02 * theirs.pop(product)  # bounded by the sum with the bias
+    if not has_rtx(http):
+        theirs.pop("ONNXTRT_Broadcast_output")  # its name is known to TensorRT's parser alone
+    assert ours == pytest.approx(theirs, rel=2e-6)
 
 
 def test_second_identical_job_is_a_pure_hit(http: httpx.Client) -> None:
@@ -158,7 +164,7 @@ def test_import_of_a_tensorrt_cache(http: httpx.Client) -> None:
     assert (document["origin"], document["matched"], document["missing"]) == ("imported", 16, 0)
     assert (document["constants"], document["internal"], document["unknown"]) == (2, 2, 0)
     exported = http.get(f"/v1/tables/{document['id']}/export", params={"algorithm": "MinMaxCalibration"})
-    assert set(exported.text.splitlines()) <= set(cache.decode().splitlines())
+    assert exported.content == cache
     assert http.get(f"/v1/tables/{document['id']}/qdq").status_code == 200
     zero = b"TRT-100600-MinMaxCalibration\ninput: 00000000\n"
     assert_problem(http.post("/v1/tables/import", params={"model": "digits"}, content=zero), 422, "table-scale-invalid")
@@ -218,8 +224,23 @@ def test_one_shot(http: httpx.Client) -> None:
     assert http.get("/v1/models/one-shot").status_code == 200
 
 
+def test_latency_stands_beside_accuracy(http: httpx.Client) -> None:
+    judge = {"images": 100, "latency": True}
+    job = succeeded(run(http, {"calibration": {"method": "minmax"}, "judge": judge}))
+    report = http.get(job["report_url"]).json()
+    measured = report["latency"]["precisions"]
+    assert report["latency"]["batch"] == 8
+    assert all(0 < measured[name]["median_ms"] <= measured[name]["p99_ms"] for name in ("fp32", "int8"))
+    is_slower = measured["int8"]["median_ms"] >= measured["fp32"]["median_ms"]
+    assert ("int8_not_faster" in job["warnings"]) == is_slower
+    untimed = succeeded(run(http, {"calibration": {"method": "minmax"}, "judge": {"images": 100}}))
+    assert "latency" not in http.get(untimed["report_url"]).json()
+    float_engine = {"engine": {"precision": "fp32"}, "calibration": None, "judge": {"latency": True}}
+    assert_problem(http.post("/v1/jobs", json=DATASET | float_engine), 422, "invalid-spec")
+
+
 def test_rtx_plan_for_gpus_that_are_not_here(http: httpx.Client) -> None:
-    if "rtx" not in http.get("/v1/workers").json()["items"][0]["capabilities"]:
+    if not has_rtx(http):
         pytest.skip("tensorrt-rtx-cu13 is not installed")
     engine = {"backend": "tensorrt-rtx", "compute_capability": ["8.6", "8.9"]}
     job = succeeded(run(http, {"calibration": {"method": "minmax"}, "engine": engine}))
@@ -227,6 +248,14 @@ def test_rtx_plan_for_gpus_that_are_not_here(http: httpx.Client) -> None:
     assert document["compute_capability"] == ["8.6", "8.9"]
     assert document["bytes"] > 1000
     assert http.get(job["report_url"]).json()["agreement"] > 0.9
+    assert http.get(document["plan_url"], params={"compute_capability": "8.9"}).status_code == 200
+    elsewhere = http.get(document["plan_url"], params={"compute_capability": "9.0"})
+    assert_problem(elsewhere, 409, "engine-target-mismatch")
+    assert_problem(http.post(elsewhere.json()["rebuild"]), 422, "compute-capability-unsupported")
+    again = http.post(f"/v1/engines/{job['engine_id']}/rebuild", params={"compute_capability": "8.6"})
+    assert again.status_code == 202
+    assert again.json()["spec"]["engine"]["compute_capability"] == ["8.6"]
+    http.post(f"/v1/jobs/{again.json()['id']}/cancel")
     half = {"backend": "tensorrt-rtx", "compute_capability": "8.6", "precision": "fp16"}
     assert succeeded(run(http, {"dataset": None, "calibration": None, "engine": half}))["table_id"] is None
     turing = http.post("/v1/jobs", json=DATASET | {"engine": engine | {"compute_capability": "7.5"}})

@@ -7,9 +7,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from app.errors import ModelUnsupportedOp
+from app.errors import GpuLost, GpuOom, ModelUnsupportedOp
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -54,3 +55,49 @@ def reach_out(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     except OSError as error:
         return {"refused": type(error).__name__}
     return {"refused": None}
+
+
+def out_of_gpu_memory(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Build, if the workspace is no larger than 1 GiB."""
+    if (request["engine"]["workspace_bytes"] or 1 << 60) > 1 << 30:
+        raise GpuOom(reason="Cuda Runtime (out of memory)")
+    Path(request["out"]).write_bytes(b"a plan")
+    Path(request["timing_cache"]).write_bytes(b"timings")
+    return {"backend": "tensorrt"}
+
+
+def no_gpu_memory_at_all(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    raise GpuOom(reason="Cuda Runtime (out of memory)")
+
+
+def lose_gpu(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    with Path(request["out"]).open("a") as tries:
+        tries.write("tried\n")
+    raise GpuLost(reason="cuCtxSynchronize failed: unknown error")
+
+
+def probe_with_gpu(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    return {"backends": {"onnxruntime": {}, "tensorrt": {}}, "queues": ["cpu", "trt10.6-sm90"]}
+
+
+def probe_without_gpu(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    return {"backends": {"onnxruntime": {}}, "queues": ["cpu"]}
+
+
+def build_by_name(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Build a plan that says which placement its Q/DQ model has: by the number of Q nodes and of shortcuts among them."""
+    content = Path(request["model"]).read_bytes()
+    Path(request["out"]).write_bytes(b"%d pairs" % content.count(b"_DequantizeLinear"))
+    return {"backend": "tensorrt", "float_type": request["float_type"]}
+
+
+def time_by_name(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Find a plan the faster the more pairs it has."""
+    pairs = {name: int(Path(path).read_bytes().split()[0]) for name, path in request["plans"].items()}
+    return {"precisions": {name: {"median_ms": 1 / count, "p99_ms": 1 / count} for name, count in pairs.items()}}
+
+
+def judge_by_name(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Judge `fused` as worse than the rest."""
+    agreement = 0.5 if request["spec"]["quantize"]["placement"] == "fused" else 1.0
+    return {"agreement": agreement, "accuracy_int8": None, "accuracy_drop": None, "images": 9, "warnings": []}

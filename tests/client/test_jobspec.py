@@ -53,6 +53,8 @@ def test_every_option_has_its_place() -> None:
         500,
         min_agreement=0.9,
         max_accuracy_drop=0,
+        quantization="explicit",
+        latency=True,
     )
     assert made(calibration, engine) == {
         "model": "m",
@@ -66,9 +68,14 @@ def test_every_option_has_its_place() -> None:
             "percentile": 99.9,
             "observe": "all",
         },
-        "engine": {"backend": "tensorrt-rtx", "precision": "int8", "compute_capability": ["8.6", "8.9"]},
+        "engine": {
+            "backend": "tensorrt-rtx",
+            "precision": "int8",
+            "quantization": "explicit",
+            "compute_capability": ["8.6", "8.9"],
+        },
         "quantize": {"float_type": "fp16", "placement": "conservative", "exclude": ["/conv"]},
-        "judge": {"dataset": "j", "images": 500, "gate": {"min_agreement": 0.9, "max_accuracy_drop": 0.0}},
+        "judge": {"dataset": "j", "images": 500, "latency": True, "gate": {"min_agreement": 0.9, "max_accuracy_drop": 0.0}},
     }
 
 

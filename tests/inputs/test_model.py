@@ -55,6 +55,15 @@ def test_describes_a_model(tmp_path: Path) -> None:
     assert (found["nodes"], found["operators"], found["parameters"]) == (2, {"Conv": 1, "Relu": 1}, 108)
 
 
+def test_sizes_that_paddle_does_not_know_have_no_name(tmp_path: Path) -> None:
+    model = small_model()
+    batch, _, height, width = model.graph.input[0].type.tensor_type.shape.dim
+    batch.dim_value, height.dim_param, width.dim_param = -1, "?", "?"
+    found = inspect(tmp_path, model.SerializeToString())
+    assert found["inputs"][0]["shape"] == [None, 3, None, None]
+    assert found["outputs"][0]["shape"][:2] == [None, 4]
+
+
 def test_digits_model(tmp_path: Path) -> None:
     found = inspect(tmp_path, DIGITS.read_bytes())
     assert found["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["N", 1, 28, 28]}]
@@ -176,7 +185,7 @@ REFUSED: dict[str, tuple[type[errors.Problem], bytes]] = {
     "weight of a wrong rank": (errors.ModelInvalidGraph, edited(weight(dims=[12, 9]))),
     "negative input dimension": (
         errors.ModelInvalidGraph,
-        edited(lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", -1)),
+        edited(lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", -2)),
     ),
     "nested": (errors.ModelTooComplex, edited(nested(12))),
     "constant of terabytes": (errors.ModelTooComplex, edited(constant_of_shape)),

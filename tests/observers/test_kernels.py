@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from app.observers.onnxruntime import ObserverSpec, observe
+from app.observers.onnxruntime import ObserverSpec
 from app.quant.histogram import add_tensorrt_batch, empty_tensorrt, mergeable_from_values
 from app.quant.observation import Grid, Observation, observation_to_bytes
 from tests.observers.nets import save_net
+from tests.observers.observing import observe
 
 awkward = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, -4.0, 1e-45, -1e-40, 3.4e38, -6.0, 0.1])
 any_value = st.one_of(awkward, st.floats(width=32, allow_nan=False, allow_infinity=False))

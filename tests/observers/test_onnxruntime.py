@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from app.errors import CalibrationNonfinite, CalibrationProblem, DatasetTooSmall
-from app.observers.onnxruntime import Observer, ObserverSpec, observe
+from app.observers.onnxruntime import Observer, ObserverSpec
 from app.quant.histogram import add_tensorrt_batch, empty_tensorrt, mergeable_from_values
 from app.quant.observation import Grid, Observation, merge_observations, observation_to_bytes
 from tests.observers.nets import DIGITS_MODEL, ZOO, read_digits, run_zoo, save_net, save_zoo_net
+from tests.observers.observing import observe, prepare
 
 DIGIT_TENSORS = ["input", "/0/Conv_output_0", "/2/Relu_output_0", "/6/d/d.2/Clip_output_0", "/9/Flatten_output_0", "output"]
 
@@ -160,7 +161,7 @@ def test_unknown_tensors_and_no_images(tmp_path):
 
 def test_more_images_may_follow_an_observation(tmp_path):
     path, images = save_zoo_net(tmp_path), draw_images(9)
-    with Observer(path, ZOO, ObserverSpec("mergeable", 2)) as observer:
+    with Observer(prepare(path, ZOO, images.shape, tmp_path), ObserverSpec("mergeable", 2)) as observer:
         observer.add(images[:5])
         half = observation_to_bytes(observer.observation())
         observer.add(images[5:])

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.observers.onnxruntime import ObserverSpec, observe
+from app.observers.onnxruntime import ObserverSpec
 from app.quant.table import scales_from_table, table_from_observation
 from app.quant.thresholds import compute_amax
 from app.quant.trt_cache import parse_trt_cache
 from tests.observers.nets import DIGITS_MODEL, read_digits
+from tests.observers.observing import observe
 
 ORACLE = Path(__file__).parents[1] / "oracle"
 #: What TensorRT's builder adds; the model has no such tensors.

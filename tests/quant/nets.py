@@ -1,6 +1,6 @@
 """Small ONNX nets, one for each way in which real graphs are made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -202,8 +202,13 @@ def images(model: onnx.ModelProto, count: int = 4) -> np.ndarray:
     return np.random.default_rng(1).normal(0, 1, sizes).astype(np.float32)
 
 
-def run(model: onnx.ModelProto, batch: np.ndarray, tensors: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Return the outputs of model in ONNX Runtime, and the tensors named."""
+Images = np.ndarray | Mapping[str, np.ndarray]
+
+
+def run(
+    model: onnx.ModelProto, images: Images, tensors: Sequence[str] = (), is_optimized: bool = True
+) -> dict[str, np.ndarray]:
+    """Return the outputs of model in ONNX Runtime, and the tensors named; an array feeds the first input."""
     tapped = onnx.ModelProto.FromString(model.SerializeToString())
     known = {value.name for value in tapped.graph.output}
     tapped.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in tensors if n not in known)
@@ -211,15 +216,16 @@ def run(model: onnx.ModelProto, batch: np.ndarray, tensors: Sequence[str] = ()) 
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.x64quantprecision", "1")
+    if not is_optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    values = session.run(names, {session.get_inputs()[0].name: batch})
+    values = session.run(names, {session.get_inputs()[0].name: images} if isinstance(images, np.ndarray) else dict(images))
     return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
 
-def measured_scales(model: onnx.ModelProto, batch: np.ndarray, tensors: Sequence[str]) -> dict[str, np.float32]:
-    """Return scale = absmax / 127 of each tensor on batch."""
-    inputs = {value.name for value in model.graph.input}
-    values = run(model, batch, [name for name in tensors if name not in inputs])
-    values |= dict.fromkeys(inputs & set(tensors), batch)
+def measured_scales(model: onnx.ModelProto, images: Images, tensors: Sequence[str]) -> dict[str, np.float32]:
+    """Return scale = absmax / 127 of each tensor on the images."""
+    given = {model.graph.input[0].name: images} if isinstance(images, np.ndarray) else dict(images)
+    values = run(model, images, [name for name in tensors if name not in given]) | given
     return {name: np.float32(np.abs(values[name]).max() / 127) for name in tensors}

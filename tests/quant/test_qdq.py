@@ -13,6 +13,7 @@ from app.quant.qdq import QuantizedModel, model_to_bytes, quantize_model
 from app.spec import QuantizeSpec
 from tests.quant.nets import NETS, Net, images, measured_scales, resnet, run
 from tests.quant.samples import digits_images, digits_model, efficientnet_model, parse_oracle, photos
+from tests.quant.structure import Structure
 
 
 def quantized(model: onnx.ModelProto, **options: object) -> QuantizedModel:
@@ -103,7 +104,7 @@ def test_narrow_convolutions_and_vector_products_stay_float() -> None:
     result = quantized(NETS["mobile"]())
     reasons = {row["node"]: row["reason"] for row in result.report["kept_float"]}
     assert set(reasons) == {"reduce_node", "expand_node"}
-    assert "channels" in reasons["reduce_node"]
+    assert all("gate" in reason for reason in reasons.values())
     net = Net([1, 16, 8, 8])
     net.node("Flatten", [net.conv("input", "c", 16, 16)], "flat")
     net.node("Gemm", ["flat", net.weight("fc", 1024, 10)], "output")
@@ -130,6 +131,11 @@ def test_excluded_nodes_stay_float(entry: str) -> None:
 def test_a_folded_batchnorm_may_be_named() -> None:
     result = quantized(resnet(), exclude=["a1_bn_node", "a1_node"])
     assert [row["node"] for row in result.report["kept_float"]] == ["a1_node"]
+
+
+def test_a_convolution_may_be_named_by_the_output_that_a_fold_took_away() -> None:
+    result = quantized(resnet(), exclude=["a1"])
+    assert {row["node"]: row["reason"] for row in result.report["kept_float"]} == {"a1_node": "excluded by a1"}
 
 
 def test_unknown_excludes_are_named() -> None:
@@ -201,6 +207,22 @@ def test_efficientnet_agrees_with_fp32_on_photos_kept_back() -> None:
     assert result.report["multiply_adds_int8"] == 1.0
     assert result.report["activations"] == 50
     assert len(model_to_bytes(result.model)) < 0.28 * len(model_to_bytes(model))
+
+
+@pytest.mark.parametrize(
+    ("placement", "pairs", "share"), [("conservative", 49, 0.97), ("default", 50, 1.0), ("fused", 52, 1.0)]
+)
+def test_efficientnet_is_quantized_by_the_rules(placement: str, pairs: int, share: float) -> None:
+    model = efficientnet_model()
+    scales = dict.fromkeys(find_needed_tensors(model), 0.1)
+    result = quantize_model(model, scales, QuantizeSpec.model_validate({"placement": placement}))
+    structure = Structure(result.model)
+    structure.check()
+    assert len(structure.quantized) == pairs
+    assert result.report["multiply_adds_int8"] == pytest.approx(0.97 if placement == "conservative" else 1.0, abs=0.01)
+    shortcuts = [structure.reads_int8(node) for node in structure.nodes if node.op_type == "Add"]
+    assert len(shortcuts) == 9
+    assert all(sum(is_int8) == (placement != "conservative") for is_int8 in shortcuts)
 
 
 def test_a_bias_far_above_its_weights_survives_int32() -> None:

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from app.client.commands.bench_gpu import measure_gpu
 from app.client.options import grouped
 from app.client.problems import LocalProblem
 from app.client.session import Session, session_of
 from app.errors import Problem
 
 bench = typer.Typer(help="Measure on this machine, without a server.", no_args_is_help=True)
+bench.command("gpu")(measure_gpu)
 
 _COLUMNS = ("net", "images", "what", "seconds", "x plain", "with start", "peak MB", "x plain MB", "same amax")
 
@@ -111,7 +113,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     methods = ", ".join(f"{method} {value:.2f}" for method, value in took.items())
     yield ""
     yield f"{document['net']}: threshold search {sum(took.values()):.2f} ms a tensor for all methods ({methods});"
-    yield f"  5 % more images cost {100 * document['added_share']:.1f} % of a calibration from scratch"
+    yield f"  5 % more images cost {100 * document['added_share']:.1f} % of a calibration from scratch;"
+    yield f"  preparing the model, once, peaked at {document['prepare_memory_ratio']:.2f} x plain"
 
 
 def _seconds(measured: dict[str, Any]) -> str:

@@ -1,15 +1,21 @@
 """build: Q/DQ model, or the FP32 model, -> plan, saved under the engine key."""
 
+from pathlib import Path
 from typing import Any
 
 from app import keys
 from app.db import results
 from app.db.rows import EngineRow, TableRow
+from app.errors import GpuOom
 from app.worker.context import Run
 from app.worker.files import model_path
 from app.worker.stages.quantize import find_or_quantize
+from app.worker.stages.timings import fetch_timings, keep_timings
 
 STEP = "app.worker.steps.build:build"
+
+#: A build that ran out of GPU memory gets this share of the workspace (of the GPU's memory where none was given).
+_LESS_WORKSPACE = 4
 
 
 def find_or_build(run: Run, table: TableRow | None) -> EngineRow:
@@ -22,33 +28,61 @@ def find_or_build(run: Run, table: TableRow | None) -> EngineRow:
 
 
 def _build(run: Run, table: TableRow | None, key: str) -> EngineRow:
-    assert run.job.spec.engine is not None
-    quantized = find_or_quantize(run, table) if table else None
-    blobs = run.worker.blobs
-    model = str(blobs.fetch(quantized.body)) if quantized else model_path(blobs, run.job.model, run.folder / "model")
+    engine = run.job.spec.engine
+    assert engine is not None
+    is_explicit = table is not None and engine.quantization == "explicit"
+    quantized = find_or_quantize(run, table) if table and is_explicit else None
+    request = _request(run, table) | ({"model": str(run.worker.blobs.fetch(quantized.body))} if quantized else {})
     run.enter("build")
-    plan = run.folder / "plan"
-    request = {
-        "model": model,
-        "engine": run.job.spec.engine.model_dump(mode="json"),
-        "float_type": run.job.spec.quantize.float_type,
-        "out": str(plan),
-    }
-    facts = run.child(STEP, request)
+    facts = _run_step(run, request)
     facts["quantize"] = quantized.report if quantized else None
-    row = _row(run, table, key, facts)
-    row.plan_bytes = plan.stat().st_size
-    row.plan = run.keep(plan)
+    plan = Path(request["out"])
+    row = EngineRow(
+        key=key, model_id=run.job.model.id, table_id=table.id if table else None, backend=engine.backend,
+        precision=engine.precision, facts=facts, plan_bytes=plan.stat().st_size, plan=run.keep(plan),
+    )  # fmt: skip
     with run.worker.database.transaction() as session:
         saved = results.save_engine(session, row)
     run.fail_point("after")
     return saved
 
 
-def _row(run: Run, table: TableRow | None, key: str, facts: dict[str, Any]) -> EngineRow:
-    engine = run.job.spec.engine
-    assert engine is not None
-    return EngineRow(
-        key=key, model_id=run.job.model.id, table_id=table.id if table else None,
-        backend=engine.backend, precision=engine.precision, facts=facts,
-    )  # fmt: skip
+def _request(run: Run, table: TableRow | None) -> dict[str, Any]:
+    spec = run.job.spec
+    assert spec.engine is not None
+    is_implicit = table is not None and spec.engine.quantization == "implicit"
+    blobs = run.worker.blobs
+    own_cache = table.facts.get("native_cache") if table and is_implicit else None
+    return {
+        "model": model_path(blobs, run.job.model, run.folder / "model"),
+        "engine": spec.engine.model_dump(mode="json"),
+        "float_type": spec.quantize.float_type,
+        "exclude": list(spec.quantize.exclude) if is_implicit else [],
+        "table": str(blobs.fetch(table.body)) if table and is_implicit else None,
+        "native_cache": str(blobs.fetch(own_cache)) if own_cache else None,
+        "timing_cache": None,
+        "out": str(run.folder / f"plan-{spec.engine.precision}"),
+    }
+
+
+def _run_step(run: Run, request: dict[str, Any]) -> dict[str, Any]:
+    if request["engine"]["backend"] != "tensorrt":
+        return run.child(STEP, request)
+    timings = run.folder / "timings"
+    fetch_timings(run, timings)
+    request = request | {"timing_cache": str(timings)}
+    try:
+        facts = run.child(STEP, request)
+    except GpuOom as problem:
+        facts = _build_with_less(run, request, problem)
+    keep_timings(run, timings)
+    return facts
+
+
+def _build_with_less(run: Run, request: dict[str, Any], problem: GpuOom) -> dict[str, Any]:
+    """Build once more with a smaller workspace, and note it with the engine. Raises GpuOom where that does not help."""
+    memory: int = run.worker.backends["tensorrt"]["gpus"][0]["memory_bytes"]
+    less = max(1 << 20, (request["engine"]["workspace_bytes"] or memory) // _LESS_WORKSPACE)
+    run.say(f"{problem.detail} Building once more with workspace_bytes {less}.")
+    facts = run.child(STEP, request | {"engine": request["engine"] | {"workspace_bytes": less}})
+    return facts | {"built_again": {"after": problem.code, "workspace_bytes": less}}

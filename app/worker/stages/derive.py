@@ -9,13 +9,14 @@ from app.db.database import Session
 from app.db.rows import TableRow
 from app.quant.table import compute_drift, table_from_json
 from app.resolved import ResolvedJob
-from app.spec import DERIVED_METHODS
+from app.spec import DERIVED_METHODS, JobSpec
 from app.worker.context import Run
-from app.worker.files import dataset_files
+from app.worker.files import dataset_files, model_path
 from app.worker.stages.judge_request import judge_request
 from app.worker.stages.observe import find_or_observe
 
 DERIVE_STEP = "app.worker.steps.derive:derive"
+CALIBRATE_STEP = "app.worker.steps.calibrate:calibrate"
 CHOOSE_STEP = "app.worker.steps.choose:choose"
 
 #: An amax that only one table has counts as this: JSON knows no infinity.
@@ -27,20 +28,55 @@ _TOLD = ("tensors", "dead", "skipped", "images", "converge")
 def find_or_derive(run: Run) -> TableRow:
     """Return the job's table, derived now unless somebody has. Raises TableNondeterministic."""
     assert run.job.spec.calibration is not None
+    if run.job.spec.table is not None:
+        return _named(run, run.job.spec.table)
     key = keys.table_key(run.job)
     with run.claim(key):
         with run.worker.database.reading() as session:
             known = find_job_table(session, run.job)
         is_there = known is not None and run.worker.blobs.has(known.body)
-        return known if known and is_there else _derive(run, key, run.job.spec.calibration.method)
+        if known and is_there:
+            return known
+        calibration = run.job.spec.calibration
+        return calibrate_natively(run, key) if calibration.is_native else _derive(run, key, calibration.method)
+
+
+def _named(run: Run, table_id: str) -> TableRow:
+    with run.worker.database.reading() as session:
+        return results.get_table(session, table_id)
 
 
 def find_job_table(session: Session, job: ResolvedJob) -> TableRow | None:
-    """Return the computed table of the job's key; where the job allows it and there is none, the model's last import."""
+    """Return the table that the job names, or the computed one of its key; where there is none and the job allows it,
+    the model's last import.
+    """
+    if job.spec.table is not None:
+        return results.get_table(session, job.spec.table)
     known = results.find_table(session, keys.table_key(job))
     if known is None and job.spec.allow_imported:
         return results.find_imported_table(session, job.model.digest)
     return known
+
+
+def calibrate_natively(run: Run, key: str) -> TableRow:
+    """Let TensorRT's own calibrator make the table; its cache is stored with it, as it is."""
+    assert run.job.dataset is not None
+    assert run.job.spec.calibration is not None
+    blobs = run.worker.blobs
+    run.enter("observe")
+    request = {
+        "model": model_path(blobs, run.job.model, run.folder / "model"),
+        "dataset": dataset_files(blobs, run.job.dataset),
+        "spec": run.job.spec.model_dump(mode="json"),
+        "limits": run.worker.settings.input_limits.model_dump(mode="json"),
+        "out": str(run.folder / "table"),
+        "cache": str(run.folder / "native.cache"),
+    }
+    answer = run.child(CALIBRATE_STEP, request)
+    facts = answer | {"native_cache": run.keep(Path(request["cache"]))}
+    row = _save_body(run, key, run.job.spec.calibration.method, run.keep(Path(request["out"])), facts)
+    run.fail_point("after")
+    return row
 
 
 def _derive(run: Run, key: str, method: str) -> TableRow:
@@ -93,6 +129,7 @@ def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRo
     assert run.job.dataset is not None
     blobs = run.worker.blobs
     request = request | judge_request(run, rows[DERIVED_METHODS[0]])
+    request["spec"] = _judged_spec(run.job).model_dump(mode="json")
     request["tables"] = {name: str(blobs.fetch(row.body)) for name, row in rows.items()}
     if run.job.spec.quantize.is_tuned:
         request["dataset"] = dataset_files(blobs, run.job.dataset)
@@ -101,3 +138,10 @@ def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRo
     run.say(f"auto: {answer['chosen']} agrees best")
     extra = {name: chosen.facts.get(name) for name in _TOLD} | answer
     return _save_body(run, key, "auto", chosen.body, extra)
+
+
+def _judged_spec(job: ResolvedJob) -> JobSpec:
+    """Return the spec by which tables are compared: a placement that only timings will choose is not there yet."""
+    if job.spec.quantize.placement != "measured":
+        return job.spec
+    return job.spec.model_copy(update={"quantize": job.spec.quantize.model_copy(update={"placement": "default"})})

@@ -5,13 +5,17 @@ from typing import Any
 from app import keys
 from app.db import results
 from app.db.rows import EngineRow, QuantizedRow, ReportRow, TableRow
+from app.spec import Precision
 from app.worker.context import Run
 from app.worker.files import dataset_files
 from app.worker.stages.judge_request import judge_request
+from app.worker.stages.latency import latency_warnings, measure_models
 from app.worker.stages.quantize import find_or_quantize
+from app.worker.stages.twins import find_or_build_twin
 
 STEP = "app.worker.steps.judge:judge"
 SENSITIVITY_STEP = "app.worker.steps.sensitivity:sensitivity"
+PLANS_STEP = "app.worker.steps.judge:judge_on_gpu"
 
 
 def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
@@ -24,12 +28,11 @@ def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
 
 
 def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
-    # A plan for a GPU is judged by the Q/DQ model that it was built from: the same arithmetic, on this CPU.
-    tested = engine.plan if engine.backend == "onnxruntime" else find_or_quantize(run, table).body
-    run.enter("judge")
-    request = judge_request(run, table)
-    report = run.child(STEP, request | {"tested": str(run.worker.blobs.fetch(tested))})
-    report |= _found_before(run, table, request)
+    is_tensorrt = engine.backend == "tensorrt"
+    report = _judge_plans(run, engine, table) if is_tensorrt else _judge_models(run, engine, table)
+    report |= _found_besides(run, table)
+    if run.job.spec.judge.latency:
+        report["warnings"] += latency_warnings(engine.backend, report["latency"]["precisions"])
     row = ReportRow(key=keys.judge_key(run.job, engine.key), engine_id=engine.id, report=report)
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)
@@ -37,7 +40,27 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     return row
 
 
-def _found_before(run: Run, table: TableRow, request: dict[str, Any]) -> dict[str, Any]:
+def _judge_models(run: Run, engine: EngineRow, table: TableRow) -> dict[str, Any]:
+    # A plan for a GPU that is not here is judged by the Q/DQ model that it was built from: the same arithmetic.
+    tested = engine.plan if engine.backend == "onnxruntime" else find_or_quantize(run, table).body
+    run.enter("judge")
+    report = run.child(STEP, _request(run, tested, table))
+    return report | ({"latency": measure_models(run, engine)} if run.job.spec.judge.latency else {})
+
+
+def _judge_plans(run: Run, engine: EngineRow, table: TableRow) -> dict[str, Any]:
+    twins: tuple[Precision, ...] = ("fp16", "fp32") if run.job.spec.judge.latency else ("fp16",)
+    plans = {name: str(run.worker.blobs.fetch(find_or_build_twin(run, name).plan)) for name in twins}
+    run.enter("judge")
+    timed = plans | {engine.precision: str(run.worker.blobs.fetch(engine.plan))} if run.job.spec.judge.latency else {}
+    return run.child(PLANS_STEP, _request(run, engine.plan, table) | {"beside": {"fp16": plans["fp16"]}, "timed": timed})
+
+
+def _request(run: Run, tested: str, table: TableRow) -> dict[str, Any]:
+    return judge_request(run, table) | {"tested": str(run.worker.blobs.fetch(tested))}
+
+
+def _found_besides(run: Run, table: TableRow) -> dict[str, Any]:
     """Return what `exclude: auto` measured on its way, or the sensitivity that the job asks for."""
     if run.job.exclusion is not None:
         with run.worker.database.reading() as session:
@@ -50,4 +73,4 @@ def _found_before(run: Run, table: TableRow, request: dict[str, Any]) -> dict[st
     assert run.job.dataset is not None
     blobs = run.worker.blobs
     about = {"table": str(blobs.fetch(table.body)), "dataset": dataset_files(blobs, run.job.dataset)}
-    return {"sensitivity": run.child(SENSITIVITY_STEP, request | about)}
+    return {"sensitivity": run.child(SENSITIVITY_STEP, judge_request(run, table) | about)}

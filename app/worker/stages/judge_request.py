@@ -12,7 +12,9 @@ def judge_request(run: Run, table: TableRow) -> dict[str, Any]:
     judged = run.job.judge_dataset or run.job.dataset
     assert judged is not None
     blobs = run.worker.blobs
-    calibration = run.job.dataset if run.job.judge_dataset is None else None
+    # With a table that the job names, the dataset is only judged on.
+    is_apart = run.job.judge_dataset is not None or run.job.spec.table is not None
+    calibration = None if is_apart else run.job.dataset
     return {
         "model": model_path(blobs, run.job.model, run.folder / "model"),
         "calibration": str(blobs.fetch(calibration.listing)) if calibration else None,

@@ -7,12 +7,18 @@ from app import keys
 from app.db import results
 from app.db.rows import ObservationRow
 from app.errors import BlobCorrupt
+from app.resolved import ResolvedJob
 from app.worker.context import Run
-from app.worker.files import dataset_files, model_path
+from app.worker.files import dataset_files
 from app.worker.known import Known, find_known
+from app.worker.stages.prepare import find_or_prepare
+from app.worker.tools import is_observed_on_gpu
 
 STEP = "app.worker.steps.observe:observe"
 MERGE_STEP = "app.worker.steps.merge:merge"
+
+#: A process takes seconds to start; with fewer images another GPU is not worth it.
+_LEAST_IMAGES_A_GPU = 256
 
 
 def find_or_observe(run: Run) -> ObservationRow:
@@ -48,7 +54,17 @@ def _count_shards(run: Run, known: Known | None) -> int:
     assert run.job.spec.calibration is not None
     calibration = run.job.spec.calibration
     images = known.added if known else min(run.job.dataset.images, calibration.max_images or run.job.dataset.images)
-    return min(calibration.shards or 1, images)
+    gpus = len(run.worker.backends.get("tensorrt", {}).get("gpus", ()))
+    return min(calibration.shards or default_shards(run.job, gpus, images), images)
+
+
+def default_shards(job: ResolvedJob, gpus: int, images: int) -> int:
+    """Return how many processes observe where the job does not say: one, or one a GPU where each has enough to do."""
+    calibration = job.spec.calibration
+    can_merge = calibration is not None and calibration.grid == "mergeable" and calibration.converge is None
+    if not can_merge or not is_observed_on_gpu(job.spec):
+        return 1
+    return max(1, min(gpus, images // _LEAST_IMAGES_A_GPU))
 
 
 def _observe_shards(run: Run, request: dict[str, Any], shards: int) -> dict[str, Any]:
@@ -64,12 +80,13 @@ def _request(run: Run, known: Known | None) -> dict[str, Any]:
     assert run.job.dataset is not None
     blobs = run.worker.blobs
     return {
-        "model": model_path(blobs, run.job.model, run.folder / "model"),
+        "prepared": find_or_prepare(run),
         "dataset": dataset_files(blobs, run.job.dataset, known.packs if known else None),
         "spec": run.job.spec.model_dump(mode="json"),
         "limits": run.worker.settings.input_limits.model_dump(mode="json"),
         "known": _known_files(run, known) if known else None,
         "part": None,
+        "observer": run.job.tools.observer.split()[0],
     }
 
 

@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Any
 
 from app.inputs.batches import Batches
-from app.observers.onnxruntime import Observer
+from app.observers.observing import Observer
 from app.observers.until import observe_until
 from app.quant.convergence import Convergence
 from app.quant.observation import Observation

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from app.engines.judge_plans import JudgedPlans, judge_plans
 from app.engines.judge_run import JudgedModels
 from app.engines.judge_run import judge as judge_models
+from app.engines.latency import measure_plans
 from app.spec import JobSpec
 from app.worker.steps.images import judge_files, labelled_batches
 
@@ -20,6 +22,21 @@ def judge(request: dict[str, Any], report: Report) -> dict[str, Any]:
     "spec": JobSpec, "limits": InputLimits}. Raises JudgeProblem, EngineProblem, ImageCorrupt.
     """
     return judge_file(request, Path(request["tested"]), report)
+
+
+def judge_on_gpu(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Return the report of a TensorRT plan and of those beside it, and as `latency` the times of the timed ones.
+
+    request: that of `judge`, and {"beside": {precision: path}, "timed": {precision: path} or {}}: in one process, since
+    TensorRT takes seconds to start.
+    """
+    files, source = judge_files(request, JobSpec.model_validate(request["spec"]))
+    beside = {name: Path(path) for name, path in request["beside"].items()}
+    threads = len(os.sched_getaffinity(0))
+    plans = JudgedPlans(Path(request["model"]), Path(request["tested"]), beside, threads, len(files))
+    measured = judge_plans(plans, labelled_batches(request, "judge", files), report) | {"judged_on": source}
+    timed = {name: Path(path) for name, path in request["timed"].items()}
+    return measured | ({"latency": measure_plans(timed)} if timed else {})
 
 
 def judge_file(request: dict[str, Any], tested: Path, report: Report) -> dict[str, Any]:

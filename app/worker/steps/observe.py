@@ -1,25 +1,18 @@
 """The step observe: decode, preprocess, run the FP32 model, count every activation that is asked for."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from app.errors import CalibrationNonfinite, DatasetTooSmall
 from app.inputs.batches import Batches
-from app.observers.onnxruntime import Observer, ObserverSpec
-from app.observers.onnxruntime import observe as observe_batches
+from app.observers.observing import observe_all
 from app.quant.convergence import FIRST_LOOK_IMAGES
-from app.quant.graph import find_activations, find_needed_tensors, prepare_model
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
-from app.quant.selection import find_excluded
-from app.spec import CalibrationSpec, JobSpec, QuantizeSpec
-from app.worker.steps.converge import observe_converging
-from app.worker.steps.equalize import write_equalized
+from app.spec import CalibrationSpec, JobSpec
 from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
+from app.worker.steps.observer import open_observer
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -30,12 +23,12 @@ _MAX_LISTED = 100
 def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds", ...}.
 
-    request: {"model": path, "dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits, "out": path,
-    "known": {"observation": path, "listing": path} of a part of the images, or None, "part": [number, parts] or None}.
+    request: {"prepared": {"folder", "model", "tensors"} from the step prepare, "dataset": {"listing", "packs"}, "spec":
+    JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "listing": path} of a part of the images,
+    or None, "part": [number, parts] or None, "observer": "onnxruntime" or "tensorrt"}.
     Images that are known are not run again; their histograms are merged with the rest. Of a part (a contiguous one of
     the images to run) the histograms are written alone, for the step merge; nothing where all of it was skipped.
-    Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem, SpecProblem
-    for an exclude that names nothing.
+    Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
     """
     began = time.monotonic()
     spec = JobSpec.model_validate(request["spec"])
@@ -43,13 +36,10 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     every = calibration_files(request["dataset"]["listing"], spec.calibration)
     known = request["known"]
     files = select_part(added_files(every, known["listing"]) if known else every, request["part"])
-    _check_excluded(Path(request["model"]), spec.quantize)
-    tensors = _tensors(Path(request["model"]), spec.calibration.observe)
-    if spec.quantize.equalize:
-        request, tensors = _equalized(request, tensors)
+    tensors = request["prepared"]["tensors"]
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
     batches = open_batches(request, request["dataset"], _selection(files, len(every), spec.calibration))
-    observed, converge = _observe(request, tensors, batches, report)
+    observed, converge = _observe(request, batches, report)
     earlier = read_observation(known["observation"]) if known and not request["part"] else None
     parts = [part for part in (earlier, observed) if part is not None]
     if parts or not request["part"]:
@@ -64,14 +54,6 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "tensors": len(tensors),
         "seconds": round(time.monotonic() - began, 3),
     }
-
-
-def _check_excluded(model_path: Path, quantize: QuantizeSpec) -> None:
-    """Raise SpecProblem for an exclude that names nothing now, rather than after the calibration."""
-    named = quantize.excluding(()).exclude
-    if named:
-        model = onnx.load(model_path)
-        find_excluded(named, model.graph, prepare_model(model).graph)
 
 
 def read_observation(path: str) -> Observation:
@@ -108,31 +90,19 @@ def _selection(files: list[Entry], of: int, calibration: CalibrationSpec) -> Sel
     return Selection(files, of, None if calibration.converge is None else FIRST_LOOK_IMAGES)
 
 
-def _observe(
-    request: dict[str, Any], tensors: list[str], batches: Batches, report: Report
-) -> tuple[Observation | None, dict[str, Any] | None]:
-    cores, parts = len(os.sched_getaffinity(0)), request["part"][1] if request["part"] else 1
+def _observe(request: dict[str, Any], batches: Batches, report: Report) -> tuple[Observation | None, dict[str, Any] | None]:
     calibration = CalibrationSpec.model_validate(request["spec"]["calibration"])
-    counted = ObserverSpec(calibration.grid, threads=max(1, cores // parts), total_images=batches.images)
-    model = Path(request["model"])
+    observer = open_observer(request, batches.images, report)
     try:
         if calibration.converge is not None:
-            return observe_converging(Observer(model, tensors, counted), batches, calibration, report)
-        return observe_batches(model, tensors, batches, counted, report), None
+            from app.worker.steps.converge import observe_converging  # searches thresholds, which loads numba
+
+            return observe_converging(observer, batches, calibration, report)
+        return observe_all(observer, batches, report), None
     except CalibrationNonfinite as problem:
         raise _named(problem, batches) from problem
     except DatasetTooSmall:
         return None, None  # every image that was to be run was skipped; there may be known ones
-
-
-def _equalized(request: dict[str, Any], tensors: list[str]) -> tuple[dict[str, Any], list[str]]:
-    path, kept = write_equalized(Path(request["model"]), Path(request["out"] + ".onnx"))
-    return request | {"model": str(path)}, [name for name in tensors if name in kept]
-
-
-def _tensors(model_path: Path, wanted: str) -> list[str]:
-    model = onnx.load(model_path, load_external_data=False) if wanted == "all" else onnx.load(model_path)
-    return find_activations(model) if wanted == "all" else find_needed_tensors(model)
 
 
 def _named(problem: CalibrationNonfinite, batches: Batches) -> CalibrationNonfinite:

@@ -1,0 +1,78 @@
+"""fill=minmax-from-dataset: what an imported table lacks is measured by an ordinary calibration job, then taken over."""
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import Response
+from pydantic import ValidationError
+
+from app.api.context import Context
+from app.api.importing import Import, read_import, store_import
+from app.api.jobs import ENDED, submit_and_wait
+from app.db import results
+from app.db.rows import TableRow
+from app.errors import CalibrationProblem, SpecProblem
+from app.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """On what is measured: a dataset's name, a preprocess spec as in a JobSpec (JSON text or a preset), and the wait."""
+
+    dataset: str | None
+    preprocess: str | None
+    wait_seconds: float
+
+
+def check_measuring(fill: str, measuring: Measuring) -> None:
+    """Raise SpecProblem where a dataset is missing, or given for nothing."""
+    if (fill == "minmax-from-dataset") != (measuring.dataset is not None):
+        raise SpecProblem(reason="dataset=NAME and fill=minmax-from-dataset go together: give both, or neither")
+
+
+async def import_table(context: Context, wanted: Import, measuring: Measuring, response: Response) -> dict[str, Any]:
+    """Store the table and return its document, or the document of the job that measures what it lacks (202).
+
+    Raises TableProblem, TableScaleInvalid, TableCoverage, SpecProblem, CalibrationProblem and what `submit` raises.
+    """
+    answer = await read_import(context, wanted)
+    if measuring.dataset is not None and answer["details"]["missing"]:
+        job = await submit_and_wait(context.service, _spec(wanted, measuring), response, measuring.wait_seconds)
+        if job["state"] not in ENDED:
+            return job
+        wanted = replace(wanted, computed=await asyncio.to_thread(_measured_table, context, job))
+        answer = await read_import(context, wanted)
+    document = await store_import(context, wanted, answer)
+    response.status_code = 201
+    response.headers["Location"] = f"/v1/tables/{document['id']}"
+    return document
+
+
+def _measured_table(context: Context, job: dict[str, Any]) -> TableRow:
+    if job["state"] != "succeeded":
+        told = (job["error"] or {}).get("detail", job["state"])
+        raise CalibrationProblem(reason=f"{told} (job {job['id']}, which measures what the imported table lacks)")
+    with context.service.database.reading() as session:
+        return results.get_table(session, job["table_id"])
+
+
+def _spec(wanted: Import, measuring: Measuring) -> JobSpec:
+    fields: dict[str, Any] = {"model": wanted.model.id, "dataset": measuring.dataset, "engine": None}
+    if measuring.preprocess is not None:
+        fields["preprocess"] = _preprocess(measuring.preprocess)
+    try:
+        return JobSpec.model_validate(fields | {"calibration": {"method": "minmax"}})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SpecProblem(reason=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+
+
+def _preprocess(text: str) -> Any:
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SpecProblem(reason=f"preprocess is neither a preset's name nor JSON ({error})") from error

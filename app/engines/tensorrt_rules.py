@@ -1,0 +1,38 @@
+"""What TensorRT can build, known without importing it; what depends on its version is decided by the worker's facts."""
+
+from app.errors import ComputeCapabilityUnsupported, UnsupportedOption
+from app.spec import EngineSpec, QuantizeSpec
+
+#: A hardware-compatible plan runs on GPUs from this compute capability (Ampere) on.
+LEAST_COMPATIBLE = 8.0
+TENSORRT_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+_OWN_OPTIONS = ("tensorrt_version", "tf32", "version_compatible", "hardware_compatible")
+
+
+def check_tensorrt_spec(engine: EngineSpec, quantize: QuantizeSpec) -> None:
+    """Raise the problem that makes this engine impossible with every TensorRT."""
+    if engine.precision not in TENSORRT_PRECISIONS:
+        reason = f"Q/DQ models are written in INT8 here; tensorrt engines are {', '.join(TENSORRT_PRECISIONS)}"
+        raise UnsupportedOption(option=f"engine.precision {engine.precision}", reason=reason)
+    if engine.compute_capability is not None and len(engine.compute_capability) > 1:
+        reason = "tensorrt builds for the GPU of one worker; send a job for each, or hardware_compatible for Ampere and newer"
+        raise ComputeCapabilityUnsupported(value=", ".join(engine.compute_capability), reason=reason)
+    if engine.quantization == "implicit":
+        _check_implicit(engine, quantize)
+
+
+def refuse_tensorrt_options(engine: EngineSpec) -> None:
+    """Raise UnsupportedOption where another backend was asked for what TensorRT alone can."""
+    for name in _OWN_OPTIONS:
+        if getattr(engine, name):
+            raise UnsupportedOption(option=f"engine.{name}", reason=f"it is an option of tensorrt, not of {engine.backend}")
+
+
+def _check_implicit(engine: EngineSpec, quantize: QuantizeSpec) -> None:
+    if engine.precision != "int8":
+        reason = f"there is nothing to quantize with engine.precision {engine.precision}"
+        raise UnsupportedOption(option="engine.quantization implicit", reason=reason)
+    for name in ("placement", "equalize", "bias_correction"):
+        if getattr(quantize, name) != getattr(QuantizeSpec(), name):
+            reason = "an implicit engine is built from the model as it is; use explicit"
+            raise UnsupportedOption(option=f"quantize.{name} with engine.quantization implicit", reason=reason)

@@ -1,0 +1,140 @@
+"""Call a compiled kernel without numba: its machine code is kept on disk and put into memory as it is.
+
+numba and LLVM cost 100 MB of memory and half a second in every process that imports them, more than the counting of a
+small data set; the code of a kernel is 6 KB. It is compiled once for each CPU, version and source, in a process of its
+own. Where the code cannot stand alone (another CPU architecture) numba compiles it in this process, with the same result.
+"""
+
+import ctypes
+import hashlib
+import importlib
+import logging
+import mmap
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+#: Called with addresses and whole numbers; returns the kernel's number.
+Kernel = Callable[..., int]
+
+_PROT_READ, _PROT_EXEC = 1, 4
+_DIGEST_BYTES, _ENTRY_BYTES = 32, 8
+
+
+@cache
+def load_kernel(module: str, name: str, arguments: int) -> Kernel:
+    """Return the kernel `name` of a module that names its numba signature in SIGNATURES, all arguments 64 bits wide."""
+    with tempfile.TemporaryDirectory(prefix="enginesmith-kernel-") as private:
+        path = _find_or_build(module, name, [*_folders(), Path(private)])
+        if path is None:
+            log.warning("numba compiles the kernel %s in this process: its code cannot stand alone here", name)
+            return jit_kernel(module, name, arguments)
+        if path.parent == Path(private):
+            log.warning("no folder to keep the kernel %s in, it is compiled in every process", name)
+        return _from_code(_read(path) or b"", arguments)
+
+
+def jit_kernel(module: str, name: str, arguments: int) -> Kernel:
+    """Return the kernel compiled by numba in this process."""
+    from app.native.build import compile_kernel
+
+    kernels = importlib.import_module(module)
+    compiled = compile_kernel(getattr(kernels, name), kernels.SIGNATURES[name])
+    overload = next(iter(compiled.overloads.values()))
+    address = overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
+    return _Kernel(address, arguments, compiled)
+
+
+def save_code(path: Path, code: bytes, entry: int) -> None:
+    """Write a kernel's code, all or nothing."""
+    body = entry.to_bytes(_ENTRY_BYTES, "little") + code
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(hashlib.sha256(body).digest() + body)
+    Path(file.name).replace(path)
+
+
+def _find_or_build(module: str, name: str, folders: Sequence[Path]) -> Path | None:
+    file = f"{name}-{_key(module)}.code"
+    for folder in folders:
+        if _read(folder / file) is not None:
+            return folder / file
+    for folder in folders:
+        if _is_writable(folder):
+            command = [sys.executable, "-P", "-m", "app.native.build", module, name, str(folder / file)]
+            done = subprocess.run(command, capture_output=True, check=False, text=True)
+            return folder / file if done.returncode == 0 else None
+    return None
+
+
+def _read(path: Path) -> bytes | None:
+    """Return entry and code, None where there is none or it is damaged."""
+    content = path.read_bytes() if path.exists() else b""
+    body = content[_DIGEST_BYTES:]
+    return body if body and hashlib.sha256(body).digest() == content[:_DIGEST_BYTES] else None
+
+
+def _folders() -> Iterator[Path]:
+    yield Path(__file__).parent / "__pycache__"
+    yield Path(os.path.expanduser("~")) / ".cache" / "enginesmith"  # noqa: PTH111 - Path.home() fails without a home
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+@cache
+def _key(module: str) -> str:
+    sources = [source for name in (module, "app.observers.layout", "app.native.build") for source in [_source(name)]]
+    return hashlib.sha256("\n".join([*sources, metadata.version("numba"), describe_cpu()]).encode()).hexdigest()[:32]
+
+
+def _source(module: str) -> str:
+    spec = util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def describe_cpu() -> str:
+    """Return what code and memory layouts for this CPU depend on: architecture, model and instruction sets."""
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    told = [line for line in facts if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join([platform.machine(), *sorted(set(told))])
+
+
+def _from_code(body: bytes, arguments: int) -> Kernel:
+    entry, code = int.from_bytes(body[:_ENTRY_BYTES], "little"), body[_ENTRY_BYTES:]
+    memory = mmap.mmap(-1, len(code))
+    memory.write(code)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    # Never writable and executable at the same time.
+    if ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(address), len(code), _PROT_READ | _PROT_EXEC):
+        raise OSError(ctypes.get_errno(), "memory cannot be made executable")
+    return _Kernel(address + entry, arguments, memory)
+
+
+class _Kernel:
+    """A function of numba's calling convention: `int32 f(int64* result, void** error, ...)`."""
+
+    def __init__(self, address: int, arguments: int, keeps: Any) -> None:
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * arguments)
+        self._function, self._keeps = prototype(address), keeps
+
+    def __call__(self, *arguments: int) -> int:
+        result, error = ctypes.c_int64(), ctypes.c_void_p()
+        self._function(ctypes.addressof(result), ctypes.addressof(error), *arguments)
+        return result.value

@@ -1,0 +1,159 @@
+"""Make a model ready to be observed: optimized, cut into segments, tried out. Done once, whatever the images."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from app.errors import CalibrationProblem
+from app.observers.forward import Forward
+from app.observers.optimize import optimize_model
+from app.observers.plan import make_plan
+from app.observers.prepared import Prepared, Segment, Tensor, save_prepared
+from app.observers.segments import Cut, cut_graph, save_segment
+from app.observers.session import open_session, run_session
+from app.observers.views import Plan
+
+#: A pass of small tensors takes more images, up to so many elements and images: calls cost more than the work else.
+_PASS_ELEMENTS = 1 << 19
+_PASS_IMAGES = 16
+
+_WHOLE = "segment-0.onnx"
+_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+
+
+def prepare_model_to_observe(model: onnx.ModelProto, tensors: Sequence[str], shape: tuple[int, ...], folder: Path) -> Prepared:
+    """Write to folder all that observing tensors of model (which is emptied) needs; shape is that of one image's batch.
+
+    Raises CalibrationProblem for unknown tensors, or where onnxruntime does not load or run the model.
+    """
+    plan = make_plan(model, tensors)
+    images = Tensor("float32", shape)
+    prepared = Prepared(folder, plan, 1, {plan.input: images}, (), is_bindable=True)
+    if plan.fetched:
+        graph = optimize_model(model, plan.fetched, folder)
+        prepared = _Trial(graph, plan, folder).prepare(shape)
+    save_prepared(prepared)
+    return prepared
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """An optimized graph that is run to see what comes out."""
+
+    graph: onnx.ModelProto
+    plan: Plan
+    folder: Path
+
+    def prepare(self, shape: tuple[int, ...]) -> Prepared:
+        onnx.save_model(self.graph, self.folder / _WHOLE)
+        given, tensors = self._try_whole(shape)
+        images = len(given)
+        whole = Segment(_WHOLE, (self.plan.input,), self.plan.fetched)
+        prepared = Prepared(self.folder, self.plan, images, tensors, (whole,), _is_float(tensors))
+        cuts = cut_graph(self.graph.graph, {name: _bytes(tensors[name]) for name in self.plan.fetched})
+        return prepared if len(cuts) == 1 else self._cut(prepared, cuts, given) or prepared
+
+    def _try_whole(self, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[str, Tensor]]:
+        """Return the batch of a pass, and what comes out of it."""
+        session = open_session(self.folder / _WHOLE)
+        images, outputs = self._choose_images(session, shape)
+        given = _noise(session, shape, images)
+        tensors = dict(zip(self.plan.fetched, map(_described, outputs), strict=True))
+        return given, tensors | {self.plan.input: _described(given)}
+
+    def _choose_images(self, session: ort.InferenceSession, shape: tuple[int, ...]) -> tuple[int, list[np.ndarray]]:
+        """Return how many images a pass takes, and the outputs of such a pass over one repeated image.
+
+        It depends on the model alone and never changes, so that an image gives the same bits in whichever batch it
+        comes. More than one is taken only where every place in the pass computes the same bits, tried with noise: a
+        black image could hide that they differ, and observations of parts must merge to that of the whole.
+        """
+        fixed = session.get_inputs()[0].shape[0]
+        if isinstance(fixed, int):
+            return fixed, self._run(session, shape, fixed)
+        single = self._run(session, shape, 1)
+        wanted = min(_PASS_IMAGES, _PASS_ELEMENTS // max(sum(output.size for output in single), 1))
+        if wanted < 2:
+            return 1, single
+        try:
+            several = self._run(session, shape, wanted)
+        except CalibrationProblem:
+            return 1, single  # the exporter fixed the batch somewhere inside
+        return (wanted, several) if all(_is_repeated(output, wanted) for output in several) else (1, single)
+
+    def _run(self, session: ort.InferenceSession, shape: tuple[int, ...], images: int) -> list[np.ndarray]:
+        batch = _noise(session, shape, images)
+        return run_session(session, self.plan.fetched, {self.plan.input: batch}, batch.shape)
+
+    def _cut(self, prepared: Prepared, cuts: list[Cut], given: np.ndarray) -> Prepared | None:
+        """Return prepared with these segments, None where they do not give the very bits of the whole graph."""
+        names = list(dict.fromkeys(name for cut in cuts for name in cut.outputs))
+        try:
+            expected = self._fetch(names, given)
+            tensors = {name: tensor for name, (tensor, _) in expected.items()}
+            segmented = self._save(prepared, cuts, tensors)
+            values = Forward(segmented).run_unbound(given)
+        except (CalibrationProblem, ValueError):
+            return None  # a tensor between two segments is none that can be handed over
+        is_same = all((_described(values[name]), _digest(values[name])) == expected[name] for name in names)
+        return segmented if is_same else None
+
+    def _fetch(self, names: list[str], given: np.ndarray) -> dict[str, tuple[Tensor, bytes]]:
+        """Return type, shape and digest of each tensor as the whole graph computes it."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.graph)
+        del model.graph.output[:]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        path = self.folder / "all.onnx"
+        onnx.save_model(model, path)
+        outputs = run_session(open_session(path), names, {self.plan.input: given}, given.shape)
+        path.unlink()
+        return {name: (_described(output), _digest(output)) for name, output in zip(names, outputs, strict=True)}
+
+    def _save(self, prepared: Prepared, cuts: list[Cut], tensors: dict[str, Tensor]) -> Prepared:
+        tensors = tensors | {self.plan.input: prepared.tensors[self.plan.input]}
+        types = {name: onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)) for name, tensor in tensors.items()}
+        segments = []
+        for number, cut in enumerate(cuts):
+            segments.append(Segment(f"segment-{number}.onnx", cut.inputs, cut.outputs))
+            save_segment(self.graph, cut, types, segments[-1], str(self.folder))
+        return replace(prepared, tensors=tensors, segments=tuple(segments))
+
+
+def _noise(session: ort.InferenceSession, shape: tuple[int, ...], images: int) -> np.ndarray:
+    kind = session.get_inputs()[0].type
+    if kind not in _INPUT_TYPES:
+        raise CalibrationProblem(reason=f"the model's input is {kind}; images are float32")
+    image = np.random.default_rng(0).random(shape, np.float32)
+    return np.repeat(image, images, axis=0).astype(_INPUT_TYPES[kind])
+
+
+def _described(value: np.ndarray) -> Tensor:
+    if value.dtype.kind not in "fiub":
+        raise CalibrationProblem(reason=f"the model computes a tensor of {value.dtype}")
+    return Tensor(value.dtype.name, value.shape)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
+
+
+def _is_float(tensors: dict[str, Tensor]) -> bool:
+    return all(tensor.dtype == "float32" for tensor in tensors.values())
+
+
+def _is_repeated(output: np.ndarray, images: int) -> bool:
+    if not output.ndim or output.shape[0] != images:
+        return False
+    rows = output.reshape(images, -1)
+    return bool((rows.view(np.uint8) == rows[:1].view(np.uint8)).all())
+
+
+def _digest(value: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(value)).digest()

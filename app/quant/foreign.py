@@ -1,0 +1,99 @@
+"""A table of any origin: what the bytes are is read from the bytes, and its scales and names are checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.errors import TableProblem, TableScaleInvalid
+from app.quant.foreign_json import (
+    amax_from_onnxruntime,
+    is_modelopt_json,
+    is_onnxruntime_json,
+    scales_from_modelopt,
+)
+from app.quant.ort_table import parse_ort_table
+from app.quant.table import Table, check_scale, parse_json, table_from_json, table_from_scales
+from app.quant.trt_cache import parse_trt_cache
+
+#: ONNX Runtime's JSON holds the histograms, too.
+MAX_TABLE_BYTES = 64 << 20
+#: Many times what the largest networks have tensors.
+MAX_ENTRIES = 100_000
+_LONGEST_NAME = 4096
+_SNIFFED = 64
+
+
+@dataclass(frozen=True)
+class ForeignTable:
+    """A table that was read: `format` is trt, json, onnxruntime or modelopt; `header` the first line of a TRT cache."""
+
+    table: Table
+    format: str
+    header: str | None = None
+
+
+def parse_foreign(content: bytes) -> ForeignTable:
+    """Read TRT cache text, a table's JSON, ONNX Runtime's calibration.json or .flatbuffers, or ModelOpt's scales.
+
+    Raises TableProblem (naming line or name) and TableScaleInvalid (naming the tensor). For untrusted bytes: in a child.
+    """
+    if len(content) > MAX_TABLE_BYTES:
+        raise TableProblem(reason=f"a table has at most {MAX_TABLE_BYTES} bytes, this one has {len(content)}")
+    if content.lstrip()[:1] == b"{":
+        read = _read_json(content)
+    elif is_flatbuffer(content):
+        read = ForeignTable(_table_from_amax(_parsed_numbers(parse_ort_table(content))), "onnxruntime")
+    else:
+        cache = parse_trt_cache(content)
+        table = Table(table_from_scales(cache.scales).amax, (), cache.algorithm)
+        read = ForeignTable(table, "trt", f"TRT-{cache.version}-{cache.algorithm}")
+    if not 0 < len(read.table.amax) <= MAX_ENTRIES:
+        raise TableProblem(reason=f"it lists {len(read.table.amax)} tensors; a table has 1 to {MAX_ENTRIES}")
+    for name in read.table.amax:
+        _check_name(name)
+    return read
+
+
+def is_flatbuffer(content: bytes) -> bool:
+    """Return whether the bytes are binary, as ONNX Runtime's calibration.flatbuffers is."""
+    return b"\x00" in content[:_SNIFFED]
+
+
+def _read_json(content: bytes) -> ForeignTable:
+    fields = parse_json(content)
+    if not isinstance(fields, dict) or "format" in fields:
+        return ForeignTable(table_from_json(fields), "json")
+    if is_onnxruntime_json(fields):
+        return ForeignTable(_table_from_amax(amax_from_onnxruntime(fields)), "onnxruntime")
+    if is_modelopt_json(fields):
+        return ForeignTable(table_from_scales(scales_from_modelopt(fields)), "modelopt")
+    raise TableProblem(reason=_unknown_json(fields))
+
+
+def _unknown_json(fields: Mapping[str, Any]) -> str:
+    known = "a table of Enginesmith has a field format, ONNX Runtime's JSON lowest and highest, ModelOpt's names end in _scale"
+    return f"its JSON is of no known kind ({known}); first of all {next(iter(fields), 'it is empty')!a}"
+
+
+def _table_from_amax(amax: Mapping[str, float]) -> Table:
+    for name, value in amax.items():
+        check_scale(name, value / 127)
+    return Table(dict(amax))
+
+
+def _parsed_numbers(texts: Mapping[str, str]) -> dict[str, float]:
+    return {name: _number(name, text) for name, text in texts.items()}
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise TableScaleInvalid(tensor=name, value=text) from None
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or not name.isprintable():
+        raise TableProblem(reason=f"the name {name[:80]!a} is empty or holds control or invisible characters")
+    if len(name) > _LONGEST_NAME:
+        raise TableProblem(reason=f"the name {name[:80]}... is longer than {_LONGEST_NAME} characters")

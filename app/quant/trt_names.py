@@ -1,0 +1,97 @@
+"""What TensorRT's ONNX parser calls the tensors that the ONNX file has no name for, seen in its own caches.
+
+A constant operand `w` becomes a layer with the output `w_output`. A Gemm named `g` with a bias is the product `g_output`
+and a sum that has the ONNX name; a Softmax on a flattened matrix has a layer of its own likewise. Shapes are matched by
+`ONNXTRT_Broadcast_output`, and layers without a name are `(Unnamed Layer* N) [Kind]_output`. Weights of convolutions
+and of normalizations are no tensors there.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from app.quant.histogram import add_tensorrt_batch, empty_tensorrt
+from app.quant.nodes import FLOAT_TYPES, Index, index_graph
+from app.quant.table import MIN_SCALE
+
+#: TensorRT makes these for itself.
+INTERNAL_PREFIXES = ("ONNXTRT_", "(Unnamed Layer* ")
+#: Operators whose constant inputs become weights of the layer or numbers of its description.
+_LAYER_WEIGHTS = frozenset(
+    """
+    BatchNormalization Clip Conv ConvTranspose Dropout Expand Gather GRU InstanceNormalization LSTM OneHot Pad Resize
+    RNN Slice Upsample
+    """.split()
+)
+_ZERO_AMAX = 127.0
+
+
+def find_constant_names(graph: onnx.GraphProto) -> set[str]:
+    """Return every name under which a cache may list a constant of the model, or what is computed from constants alone."""
+    names = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if all(name in names for name in node.input if name):
+            names.update(name for name in node.output if name)
+    return names | {f"{name}_output" for name in names}
+
+
+def find_layer_names(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of tensors inside a node: the product of a Gemm, the matrix that a Softmax works on."""
+    return {f"{node.name}_output{end}" for node in graph.node if node.name for end in ("", "_0")}
+
+
+def constant_amax(graph: onnx.GraphProto, method: str) -> dict[str, float]:
+    """Return amax of the constants that TensorRT takes for tensors, under its names, in the graph's order.
+
+    Its calibrators treat them like activations, on its own grid: with method entropy they get the same bin. By every
+    other method the largest magnitude is kept.
+    """
+    index = index_graph(graph)
+    found: dict[str, float] = {}
+    for name in _operands(graph, index):
+        value = index.array(name)
+        if value is not None and np.isfinite(value).all():
+            found[f"{name}_output"] = _amax(value.astype(np.float32), method)
+    return found
+
+
+def range_of_constant(largest: float) -> float:
+    """Return the largest magnitude of a constant as its amax. Zeros are exact at any scale; they get scale 1."""
+    return _ZERO_AMAX if is_zero(largest) else largest
+
+
+def is_zero(largest: float) -> bool:
+    """Return whether a magnitude is too small for a scale of its own."""
+    return largest < 127 * MIN_SCALE
+
+
+def _amax(value: np.ndarray, method: str) -> float:
+    largest = float(np.abs(value).max(initial=0.0))
+    if method != "entropy" or is_zero(largest):
+        return range_of_constant(largest)
+    # numba takes half a second to import, which other methods need not pay.
+    from app.quant.thresholds import compute_amax
+
+    return compute_amax(add_tensorrt_batch(empty_tensorrt(), value.ravel()), method)
+
+
+def product_bounds(graph: onnx.GraphProto, amax: dict[str, float]) -> dict[str, float]:
+    """Return a bound of each product inside a Gemm with a constant bias: |x w| <= |output| + |bias|."""
+    index = index_graph(graph)
+    found: dict[str, float] = {}
+    for node in graph.node:
+        bias = index.array(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and node.name and node.output[0] in amax:
+            found[f"{node.name}_output"] = amax[node.output[0]] + float(np.abs(bias).max(initial=0.0))
+    return found
+
+
+def _operands(graph: onnx.GraphProto, index: Index) -> Iterator[str]:
+    for node in graph.node:
+        if node.op_type in _LAYER_WEIGHTS:
+            continue
+        for name in node.input:
+            tensor = index.constants.get(name)
+            if tensor is not None and tensor.data_type in FLOAT_TYPES:
+                yield name

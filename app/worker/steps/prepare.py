@@ -1,0 +1,56 @@
+"""The step prepare: the model that will be observed, and for the CPU everything that its observer needs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from app.observers.prepare import prepare_model_to_observe
+from app.quant.graph import find_activations, find_needed_tensors, prepare_model
+from app.quant.selection import find_excluded
+from app.spec import JobSpec, PreprocessSpec, QuantizeSpec
+from app.worker.steps.equalize import write_equalized
+
+_EQUALIZED = "equalized.onnx"
+
+
+def prepare(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Write to `out` what observing needs; return {"tensors": names, "model": name of a file in `out`, or None}.
+
+    request: {"model": path, "spec": JobSpec, "observer": "onnxruntime" or "tensorrt", "out": folder}. Where the model will
+    be equalized, that one is observed: it is the file. For onnxruntime its optimized segments are there, too. Raises
+    CalibrationProblem, SpecProblem for an exclude that names nothing.
+    """
+    spec, path, out = JobSpec.model_validate(request["spec"]), Path(request["model"]), Path(request["out"])
+    assert spec.calibration is not None
+    out.mkdir()
+    _check_excluded(path, spec.quantize)
+    tensors = _find_tensors(path, spec.calibration.observe)
+    if spec.quantize.equalize:
+        path, kept = write_equalized(path, out / _EQUALIZED)
+        tensors = [name for name in tensors if name in kept]
+    if request["observer"] == "onnxruntime":
+        prepared = prepare_model_to_observe(onnx.load(path), tensors, image_shape(spec.preprocess), out)
+        report({"log": f"prepared {len(tensors)} tensors to be observed in {len(prepared.segments)} segments"})
+    return {"tensors": tensors, "model": _EQUALIZED if spec.quantize.equalize else None}
+
+
+def image_shape(preprocess: PreprocessSpec) -> tuple[int, ...]:
+    """Return the shape of one image's batch, of a resolved spec."""
+    assert preprocess.size is not None
+    channels = (preprocess.channels,)
+    return (1, *preprocess.size, *channels) if preprocess.layout == "NHWC" else (1, *channels, *preprocess.size)
+
+
+def _check_excluded(model_path: Path, quantize: QuantizeSpec) -> None:
+    """Raise SpecProblem for an exclude that names nothing now, rather than after the calibration."""
+    named = quantize.excluding(()).exclude
+    if named:
+        model = onnx.load(model_path)
+        find_excluded(named, model.graph, prepare_model(model).graph)
+
+
+def _find_tensors(model_path: Path, wanted: str) -> list[str]:
+    model = onnx.load(model_path, load_external_data=False) if wanted == "all" else onnx.load(model_path)
+    return find_activations(model) if wanted == "all" else find_needed_tensors(model)

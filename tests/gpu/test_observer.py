@@ -1,0 +1,136 @@
+"""The GPU observer on a real GPU: the same histograms as the CPU observer, and TensorRT's own bins."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from app.errors import CalibrationNonfinite, CalibrationProblem
+from app.observers.observing import observe_all
+from app.observers.onnxruntime import ObserverSpec
+from app.observers.tensorrt import GpuObserver, GpuObserverSpec
+from app.quant.histogram import mergeable_from_values
+from app.quant.observation import Observation, merge_observations, observation_to_bytes
+from app.quant.table import scales_from_table, table_from_observation
+from tests.observers.nets import DIGITS_MODEL, ZOO, read_digits, save_net, save_zoo_net
+from tests.observers.observing import observe
+from tests.observers.test_oracle import read_oracle
+
+TENSORS = list(read_oracle("mnist-entropy2.cache"))
+
+
+def observe_on_gpu(path, tensors, batches, grid: Any = "mergeable") -> Observation:
+    return observe_all(GpuObserver(path, tensors, GpuObserverSpec(grid), print), batches, lambda _: None)
+
+
+def split(images, size):
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def draw_images(count, shape=(3, 12, 12)):
+    return np.random.default_rng(3).normal(size=(count, *shape)).astype(np.float32)
+
+
+def test_the_digits_have_tensorrts_own_scales():
+    observation = observe_on_gpu(DIGITS_MODEL, TENSORS, split(read_digits(), 50), "tensorrt")
+    for method, cache in (("entropy", "mnist-entropy2.cache"), ("minmax", "mnist-minmax.cache")):
+        scales, expected = scales_from_table(table_from_observation(observation, method)), read_oracle(cache)
+        assert len(expected) == 16
+        for tensor, scale in expected.items():
+            assert scales[tensor] == pytest.approx(scale, rel=2e-6), tensor
+
+
+@pytest.mark.parametrize("grid", ["mergeable", "tensorrt"])
+def test_counts_differ_from_the_cpus_by_rounding_alone(tmp_path, grid):
+    path, images = save_zoo_net(tmp_path), draw_images(75)
+    ours = observe_on_gpu(path, ZOO, split(images, 20), grid)
+    theirs = observe(path, ZOO, split(images, 20), ObserverSpec(grid, 2), lambda _: None)
+    assert ours.images == theirs.images
+    for name in ZOO:
+        mine, other = ours.histograms[name], theirs.histograms[name]
+        assert mine.count == other.count, name
+        assert mine.absmax == pytest.approx(other.absmax, rel=1e-5), name
+        moved = np.abs(np.cumsum(mine.search_bins()[0]) - np.cumsum(other.search_bins()[0])).max()
+        assert moved <= max(3, mine.count // 200), name  # a value on the edge of a bin may fall to either side
+
+
+@pytest.mark.parametrize("grid", ["mergeable", "tensorrt"])
+def test_what_needs_no_arithmetic_is_equal(tmp_path, grid):
+    path, images = save_zoo_net(tmp_path), draw_images(70)
+    images[:20] = 0
+    ours = observe_on_gpu(path, ["x", "padded"], split(images, 20), grid)
+    theirs = observe(path, ["x", "padded"], split(images, 20), ObserverSpec(grid, 2), lambda _: None)
+    assert observation_to_bytes(ours) == observation_to_bytes(theirs)
+
+
+def test_no_count_is_lost(tmp_path):
+    path, images = save_net(tmp_path, [], {}, "x", ("N", 3, 300, 301)), draw_images(37, (3, 300, 301))
+    images[:, 1] = np.maximum(images[:, 1], 0)
+    ours = observe_on_gpu(path, ["x"], split(images, 9))
+    expected = Observation("mergeable", 37, {"x": mergeable_from_values(images)})
+    assert observation_to_bytes(ours) == observation_to_bytes(expected)
+
+
+def test_parts_merge_to_the_bytes_of_one_pass():
+    images = read_digits(101)
+    merged = observe_on_gpu(DIGITS_MODEL, TENSORS, [images[:7]])
+    for part in (images[7:64], images[64:]):
+        merged = merge_observations(observe_on_gpu(DIGITS_MODEL, TENSORS, [part]), merged)
+    assert observation_to_bytes(merged) == observation_to_bytes(observe_on_gpu(DIGITS_MODEL, TENSORS, split(images, 8)))
+
+
+def test_more_images_may_follow_an_observation_or_all_begin_anew():
+    images = read_digits(90)
+    with GpuObserver(DIGITS_MODEL, TENSORS, GpuObserverSpec(), print) as observer:
+        observer.add(images[:50])
+        half = observation_to_bytes(observer.observation())
+        observer.add(images[50:])
+        whole = observation_to_bytes(observer.observation())
+        observer.restart()
+        observer.add(images[:50])
+        assert observation_to_bytes(observer.observation()) == half
+    # Two builds count alike: the first one's passes are the same tactics.
+    assert half == observation_to_bytes(observe_on_gpu(DIGITS_MODEL, TENSORS, [images[:50]]))
+    assert whole == observation_to_bytes(observe_on_gpu(DIGITS_MODEL, TENSORS, [images]))
+
+
+@pytest.mark.parametrize("grid", ["mergeable", "tensorrt"])
+def test_nonfinite_names_tensor_and_image(tmp_path, grid):
+    path = save_net(tmp_path, [onnx.helper.make_node("Exp", ["x"], ["e"]), onnx.helper.make_node("Neg", ["e"], ["y"])], {}, "y")
+    images = draw_images(80)
+    images[43, 0, 0, 0] = 1000
+    with pytest.raises(CalibrationNonfinite) as caught:
+        observe_on_gpu(path, ["x", "e", "y"], split(images, 7), grid)
+    assert caught.value.facts == {"tensor": "e", "image": 43}
+
+
+def test_a_batch_that_is_fixed_inside_is_run_image_by_image(tmp_path):
+    weights = {"shape": np.array([1, 432]), "w": draw_images(1, (432, 5))[0]}
+    nodes = [onnx.helper.make_node("Reshape", ["x", "shape"], ["f"]), onnx.helper.make_node("MatMul", ["f", "w"], ["y"])]
+    path, images = save_net(tmp_path, nodes, weights, "y"), draw_images(5)
+    observation = observe_on_gpu(path, ["x", "y"], [images])
+    assert observation.histograms["y"].count == 25
+    assert observation.histograms["y"].absmax == pytest.approx(np.abs(images.reshape(5, 432) @ weights["w"]).max(), rel=1e-5)
+
+
+def test_a_fixed_batch_is_filled_up(tmp_path):
+    path, images = save_zoo_net(tmp_path, batch=4), draw_images(10)
+    observation = observe_on_gpu(path, ["x", "r1"], split(images, 3))
+    assert observation.images == 10
+    assert observation.histograms["r1"].count == 10 * 32 * 12 * 12
+
+
+def test_images_of_another_size_are_refused(tmp_path):
+    with pytest.raises(CalibrationProblem, match="does not run"):
+        observe_on_gpu(save_zoo_net(tmp_path), ZOO, [draw_images(2, (4, 12, 12))])
+
+
+def test_shapes_that_depend_on_the_values_are_left_to_the_cpu(tmp_path):
+    nodes = [
+        onnx.helper.make_node("Relu", ["x"], ["r"]),
+        onnx.helper.make_node("NonZero", ["r"], ["where"]),
+        onnx.helper.make_node("Cast", ["where"], ["y"], to=1),
+    ]
+    with pytest.raises(CalibrationProblem, match="observer to onnxruntime"):
+        observe_on_gpu(save_net(tmp_path, nodes, {}, "y"), ["r", "y"], [draw_images(3)])

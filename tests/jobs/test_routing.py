@@ -1,0 +1,105 @@
+"""A job goes to the queue of a live worker that can build its engine, waits for one, or is refused; never silently."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.db import jobs, workers
+from app.db.database import Database
+from app.db.migrate import migrate
+from app.db.rows import JobRow, WorkerRow, new_id
+from app.jobs.caretaker import Caretaker
+from app.jobs.queue import JobQueue, prepare_queue
+from app.jobs.resolve import Fleet, find_job_queue
+from app.jobs.tensorrt_spec import decide_for_tensorrt
+from app.settings import Settings
+from app.spec import JobSpec
+from tests.worker.gpu_worker import BACKENDS, TOOLS
+
+
+def worker_row(version: str, capability: str, **changes: Any) -> WorkerRow:
+    facts = BACKENDS["tensorrt"] | {"version": version, "compute_capabilities": [capability]} | changes
+    backends = {"onnxruntime": BACKENDS["onnxruntime"], "tensorrt": facts}
+    queue = f"trt{'.'.join(version.split('.')[:2])}-sm{capability.replace('.', '')}"
+    own = {"backends": backends, "tools": TOOLS.model_dump(mode="json"), "host": "elsewhere"}
+    return WorkerRow(id=new_id("wrk"), queues=["cpu", queue], facts=own)
+
+
+HOPPER = worker_row("10.6.0", "9.0")
+AMPERE = worker_row("11.2.0", "8.6", quantizations=["explicit"], precisions=["fp32", "fp16", "int8"])
+CPU = WorkerRow(id="cpu", queues=["cpu"], facts={"backends": {"onnxruntime": {"version": "1.32.0"}}})
+FLEET = Fleet((AMPERE, HOPPER, CPU))
+
+
+def spec_of(engine: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
+    made = {"backend": "tensorrt"} | engine if engine is not None else None
+    return JobSpec.model_validate({"model": "m", "dataset": "d", "engine": made} | fields)
+
+
+@pytest.mark.parametrize(
+    ("spec", "queue"),
+    [
+        (spec_of({}), "trt11.2-sm86"),
+        (spec_of({"compute_capability": "9.0"}), "trt10.6-sm90"),
+        (spec_of({"quantization": "implicit"}), "trt10.6-sm90"),
+        (spec_of({"precision": "bf16"}, calibration=None), "trt10.6-sm90"),
+        (spec_of({"tensorrt_version": "10"}), "trt10.6-sm90"),
+        (spec_of({"tensorrt_version": "10.6"}), "trt10.6-sm90"),
+        (spec_of({"tensorrt_version": "1"}), None),
+        (spec_of({"compute_capability": "8.9"}), None),
+        (spec_of({"compute_capability": "8.9", "hardware_compatible": True}), "trt11.2-sm86"),
+        (spec_of({"compute_capability": "8.6", "quantization": "implicit"}), None),
+        (spec_of({}, calibration={"method": "native-entropy"}), "trt10.6-sm90"),
+        (spec_of({"backend": "onnxruntime"}), "cpu"),
+        (spec_of({"backend": "onnxruntime"}, calibration={"observer": "tensorrt"}), "trt11.2-sm86"),
+        (spec_of(None, calibration={"observer": "tensorrt"}), "trt11.2-sm86"),
+        (spec_of({"backend": "tensorrt-rtx", "compute_capability": "8.6"}), None),
+    ],
+)
+def test_the_queue_is_that_of_a_worker_that_can(spec: JobSpec, queue: str | None) -> None:
+    assert find_job_queue(spec, FLEET) == queue
+
+
+def test_tensorrt_lets_int8_flow_and_computes_the_rest_in_fp16_unless_told() -> None:
+    decided = decide_for_tensorrt(spec_of({})).quantize
+    assert (decided.float_type, decided.placement) == ("fp16", "fused")
+    assert decide_for_tensorrt(spec_of({}, quantize={"placement": "default"})).quantize.placement == "default"
+    assert decide_for_tensorrt(spec_of({"quantization": "implicit"})).quantize.placement == "default"
+    assert decide_for_tensorrt(spec_of({}, quantize={"float_type": "fp32"})).quantize.float_type == "fp32"
+    assert decide_for_tensorrt(spec_of({"backend": "onnxruntime"})).quantize.float_type == "fp32"
+
+
+def test_implicit_engines_need_every_activation() -> None:
+    calibration = decide_for_tensorrt(spec_of({"quantization": "implicit"})).calibration
+    assert calibration is not None
+    assert calibration.observe == "all"
+
+
+def test_a_job_that_waits_is_moved_to_the_first_worker_that_can(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, worker=False)
+    prepare_queue(settings.effective_jobs_url)
+    database, queue = Database(settings.effective_database_url), JobQueue(settings.effective_jobs_url)
+    migrate(database)
+    waiting, other = (_waiting(capability) for capability in ("9.0", "7.5"))
+    with database.transaction() as session:
+        for row in (waiting, other):
+            jobs.add_job(session, row)
+        workers.beat(session, worker_row("10.6.0", "9.0"))
+    Caretaker(settings, database, queue).tick()
+    with database.reading() as session:
+        assert jobs.get_job(session, waiting.id).queue == "trt10.6-sm90"
+        assert jobs.get_job(session, other.id).queue == "trt"
+    assert queue.is_known(waiting.id)
+    assert not queue.is_known(other.id)
+    queue.close()
+    database.close()
+
+
+def _waiting(capability: str) -> JobRow:
+    resolved = {"spec": spec_of({"compute_capability": capability}).model_dump(mode="json")}
+    return JobRow(
+        id=new_id("job"), key=new_id("key"), state="queued", queue="trt", priority=1, attempt=0, crashes=0, resolved=resolved,
+        cache={}, warnings=[], progress_done=0, wait_until=jobs.now() + timedelta(seconds=60), created_at=jobs.now(),
+    )  # fmt: skip

@@ -1,0 +1,93 @@
+"""Machine code that stands alone: the same as numba's, kept, checked, and refused where it needs more."""
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.native import kernel
+from app.native.elf import LinkError, link_object
+from app.observers.counting import Counter, Located, State
+from app.observers.layout import COLUMNS, NO_EXTREMES, OK
+from app.quant.histogram import mergeable_from_values
+
+ARGUMENTS = 12
+MODULE = "app.observers.kernels"
+
+
+def count(values: np.ndarray, function: kernel.Kernel, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    monkeypatch.setattr("app.observers.counting.load", lambda _name: function)
+    counts = np.zeros((1, 2, COLUMNS), np.uint32)
+    state = State(np.array([NO_EXTREMES], np.int64), counts, np.full((1, 2), -126, np.int32))
+    clamps = np.array([[-np.inf, np.inf]], np.float32)
+    assert Counter().count_mergeable(Located([values], [values.size], clamps), state) == OK
+    return counts
+
+
+def test_the_code_alone_counts_as_numbas_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(1).normal(size=100_003).astype(np.float32)
+    values[::3] = 0
+    alone = count(values, kernel.load_kernel(MODULE, "count_mergeable", ARGUMENTS), monkeypatch)
+    jitted = count(values, kernel.jit_kernel(MODULE, "count_mergeable", ARGUMENTS), monkeypatch)
+    assert np.array_equal(alone, jitted)
+    expected = mergeable_from_values(values)
+    assert np.array_equal(alone[0].sum(axis=0)[1:8192], expected.positive.counts[1:])
+
+
+def test_code_is_kept_and_made_anew_where_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_folders", lambda: [tmp_path])
+    load = kernel.load_kernel.__wrapped__
+    load(MODULE, "measure_extremes", ARGUMENTS)
+    (kept,) = tmp_path.iterdir()
+    good, made_at = kept.read_bytes(), kept.stat().st_mtime_ns
+    load(MODULE, "measure_extremes", ARGUMENTS)
+    assert kept.stat().st_mtime_ns == made_at
+    kept.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    load(MODULE, "measure_extremes", ARGUMENTS)
+    assert kept.read_bytes() == good
+
+
+def test_without_a_folder_it_is_compiled_and_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(kernel, "_folders", lambda: [Path("/proc/nowhere")])
+    function = kernel.load_kernel.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)
+    assert function(*[0] * 5, 0, *[0] * 6) == OK
+    assert "no folder to keep the kernel measure_extremes in" in caplog.text
+
+
+def test_code_that_needs_more_is_refused() -> None:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
+    ir = "declare i64 @outside(i64)\ndefine i64 @kernel(i64 %x) {\n %y = call i64 @outside(i64 %x)\n ret i64 %y\n}"
+    with pytest.raises(LinkError, match="outside"):
+        link_object(machine.emit_object(llvm.parse_assembly(ir)), "kernel")
+    writes = "@state = global i64 7\ndefine i64 @kernel() {\n %y = load i64, ptr @state\n ret i64 %y\n}"
+    with pytest.raises(LinkError, match="written to"):
+        link_object(machine.emit_object(llvm.parse_assembly(writes)), "kernel")
+    with pytest.raises(LinkError, match="not an ELF64 object"):
+        link_object(b"\x7fELF" + bytes(80), "kernel")
+
+
+def test_what_cannot_stand_alone_is_compiled_here(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(kernel, "_find_or_build", lambda *_: None)
+    function = kernel.load_kernel.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)
+    assert function(*[0] * 5, 0, *[0] * 6) == OK
+    assert "numba compiles the kernel measure_extremes in this process" in caplog.text
+
+
+def test_observing_loads_neither_numba_nor_onnx() -> None:
+    code = "import sys, app.worker.steps.observe; print([m for m in ('numba', 'llvmlite', 'onnx') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_code_is_never_writable_and_executable(tmp_path: Path) -> None:
+    kernel.load_kernel(MODULE, "measure_extremes", ARGUMENTS)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    assert ctypes.sizeof(ctypes.c_void_p) == 8
+    assert not [line for line in maps if line.split()[1].startswith("rwx") and line.endswith("00000000 00:00 0")]

@@ -1,0 +1,38 @@
+"""What a Q/DQ model keeps of an implicit calibration is told tensor by tensor."""
+
+import pytest
+
+from app.quant.graph import find_activations, find_needed_tensors
+from app.quant.migration import Cache, report_migration
+from app.quant.qdq import quantize_model
+from app.spec import QuantizeSpec
+from tests.quant.nets import NETS, images, measured_scales
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_scale_of_the_cache_is_kept_or_lost_with_a_reason(name: str) -> None:
+    model = NETS[name]()
+    amax = {n: 127 * float(s) for n, s in measured_scales(model, images(model), find_activations(model)).items()}
+    quantized = quantize_model(model, {n: a / 127 for n, a in amax.items()}, QuantizeSpec())
+    report = report_migration(quantized.model, Cache(amax, {}))
+    tensors = report["tensors"]
+    assert tensors["cache"] == len(amax)
+    assert tensors["gained"] == []
+    assert len(tensors["lost"]) + tensors["pairs"] == tensors["cache"]
+    assert all(row["reason"] for row in tensors["lost"])
+    assert report["layers"]["int8"] == len(quantized.report["quantized"])
+    assert all("_int8" in row["weight"] for row in report["weights"])
+    assert len({row["node"] for row in report["weights"]}) == len(report["weights"])
+
+
+def test_shared_and_filled_scales_are_told() -> None:
+    model = NETS["concat"]()
+    scales = measured_scales(model, images(model), find_needed_tensors(model))
+    quantized = quantize_model(model, scales, QuantizeSpec(placement="fused"))
+    amax = {n: 127 * float(s) for n, s in scales.items() if n != "trunk"}
+    tensors = report_migration(quantized.model, Cache(amax, {}))["tensors"]
+    assert tensors["gained"] == ["trunk"]
+    # Concat's inputs and output have one scale, the largest of theirs
+    assert {row["tensor"] for row in tensors["changed"]} <= {"max", "mean", "joined", "deep", "up"}
+    assert all(row["now"] > row["cache"] for row in tensors["changed"])
+    assert tensors["changed"]
