@@ -112,6 +112,14 @@ def _index(block: Floats, up: float, down: float, indices: Indices) -> None:
 
 
 @inlined
+def _index_positive(block: Floats, up: float, indices: Indices) -> None:
+    for j in range(np.int32(block.size)):
+        x = block[j]
+        slot = np.int32(2 * SIDE) + np.int32(j & np.int32(_LAST_SLOT))
+        indices[j] = np.uint16(slot if x == np.float32(0) else np.int32(x * up))
+
+
+@inlined
 def _scatter(indices: Indices, size: int, even: npt.NDArray[np.integer], odd: npt.NDArray[np.integer]) -> None:
     # Two sub-histograms, so that equal neighbours do not wait for one another's store.
     whole = size - size % 8
@@ -155,7 +163,10 @@ def count_mergeable(regions, scratch, counts, exponents):
             _grow(own, both, 0, max(limits[0], 0))
             _grow(own, both, 1, max(limits[1] - (1 << 31), 0))
             up, down = _inverse(both[0], clamped, clamped_bits), -_inverse(both[1], clamped, clamped_bits)
-            _index(block, up, down, indices)
+            if limits[1] <= 1 << 31:
+                _index_positive(block, up, indices)
+            else:
+                _index(block, up, down, indices)
             _scatter(indices, last - first, own[:COLUMNS], own[COLUMNS:])
     return OK
 
