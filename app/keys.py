@@ -15,7 +15,12 @@ OBSERVER_VERSION = 2
 DERIVER_VERSION = 1
 QUANTIZER_VERSION = 2
 JUDGE_VERSION = 1
+TUNER_VERSION = 1
+EXCLUDER_VERSION = 1
 EQUALIZER = "cross-layer/1"
+
+#: Bias correction and weight rounding look at so many of the calibration images.
+TUNE_IMAGES = 32
 
 #: Names, whose digests are in the key instead, and what decides when a job runs but not what it does.
 _NOT_IN_JOB_KEY: Any = {
@@ -84,7 +89,9 @@ def table_key(job: ResolvedJob) -> str:
             observation=observation_key(job),
             method=method,
             percentile=job.spec.calibration.percentile,
-            quantize=job.spec.quantize,
+            # What is excluded automatically is found after the table.
+            quantize=job.spec.quantize.excluding(()) if job.spec.quantize.excludes_automatically else job.spec.quantize,
+            tuned=tuned_facts(job),
             versions=[DERIVER_VERSION, QUANTIZER_VERSION],
             judge=judge_selection(job),
         )
@@ -98,9 +105,31 @@ def derived_table_key(job: ResolvedJob, method: str) -> str:
     return key_from(observation=observation_key(job), method=method, percentile=percentile, deriver=DERIVER_VERSION)
 
 
-def quantized_key(model_digest: str, table_body: str, quantize: QuantizeSpec) -> str:
-    """Return the key of a Q/DQ model; `table_body` is the digest of the table's JSON."""
-    return key_from(model=model_digest, table=table_body, quantize=quantize, quantizer=QUANTIZER_VERSION)
+def tuned_facts(job: ResolvedJob) -> dict[str, Any] | None:
+    """Return on what weights and biases are fitted; None where they are not."""
+    if not job.spec.quantize.is_tuned:
+        return None
+    return {"observation": observation_key(job), "images": TUNE_IMAGES, "tuner": TUNER_VERSION}
+
+
+def quantized_key(model_digest: str, table_body: str, quantize: QuantizeSpec, tuned: dict[str, Any] | None = None) -> str:
+    """Return the key of a Q/DQ model; `table_body` is the digest of the table's JSON, `tuned`: `tuned_facts`."""
+    return key_from(model=model_digest, table=table_body, quantize=quantize, quantizer=QUANTIZER_VERSION, tuned=tuned)
+
+
+def exclusion_key(job: ResolvedJob, table_body: str) -> str:
+    """Return the key of what `quantize.exclude: auto` comes to for a job and a table."""
+    return key_from(
+        model=job.model.digest,
+        table=table_body,
+        quantize=job.spec.quantize,
+        tuned=tuned_facts(job),
+        gate=job.spec.judge.gate,
+        judge=judge_selection(job),
+        # It may be chosen on what was calibrated on.
+        observation=observation_key(job),
+        versions=[QUANTIZER_VERSION, EXCLUDER_VERSION],
+    )
 
 
 def engine_key(job: ResolvedJob, table_body: str | None) -> str:
@@ -110,6 +139,7 @@ def engine_key(job: ResolvedJob, table_body: str | None) -> str:
         table=table_body,
         quantize=job.spec.quantize if table_body else None,
         quantizer=QUANTIZER_VERSION,
+        tuned=tuned_facts(job) if table_body else None,
         engine=job.spec.engine,
         float_type=job.spec.quantize.float_type,
         backend=job.tools.backend,
@@ -135,8 +165,15 @@ def judge_selection(job: ResolvedJob) -> dict[str, Any]:
 
 
 def judge_key(job: ResolvedJob, engine: str) -> str:
-    """Return the key of the report on the engine with that key."""
-    return key_from(engine=engine, selection=judge_selection(job), latency=job.spec.judge.latency or None)
+    """Return the key of the report on the engine with that key; of auto's exclusion it tells how that was found."""
+    judge = job.spec.judge
+    return key_from(
+        engine=engine,
+        selection=judge_selection(job),
+        latency=judge.latency or None,
+        exclusion=job.exclusion,
+        sensitivity=judge.sensitivity or None,
+    )
 
 
 def job_key(job: ResolvedJob) -> str:

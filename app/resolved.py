@@ -1,6 +1,7 @@
 """A job as it was resolved at its submission: digests instead of names, every default decided. Stored with the job."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 from app.spec import Frozen, JobSpec
 
@@ -52,6 +53,14 @@ class ResolvedJob(Frozen):
     dataset: ResolvedDataset | None
     judge_dataset: ResolvedDataset | None
     tools: Tools
+    #: Key of what `quantize.exclude: auto` came to; None as long as that is not known, and without auto.
+    exclusion: str | None = None
+
+    def excluding(self, names: Iterable[str], exclusion: str) -> Self:
+        """Return the job with these names in the place of `auto`."""
+        quantize = self.spec.quantize.excluding(names)
+        spec = self.spec.model_copy(update={"quantize": quantize})
+        return self.model_copy(update={"spec": spec, "exclusion": exclusion})
 
     @property
     def is_judged(self) -> bool:

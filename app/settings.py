@@ -31,7 +31,8 @@ class StepLimits(BaseModel):
     inspect_seconds: float = 120
     observe_seconds: float = 4 * 3600
     derive_seconds: float = 1800
-    quantize_seconds: float = 900
+    #: What stays float may be found by hundreds of measurements.
+    quantize_seconds: float = 2 * 3600
     build_seconds: float = 2 * 3600
     judge_seconds: float = 2 * 3600
 

@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from app import keys
 from app.resolved import ResolvedDataset, ResolvedJob, ResolvedModel, Tools
-from app.spec import JobSpec
+from app.spec import JobSpec, QuantizeSpec
 
 TOOLS = Tools(observer="onnxruntime 1", decoder="pillow 1", judge="onnxruntime 1", backend="onnxruntime 1")
 MODEL = ResolvedModel(id="mdl_1", name="m", digest="a" * 64, files=(), inputs=())
@@ -102,3 +103,50 @@ def test_single_flight_ignores_priority_and_waiting() -> None:
         job({"judge": {"dataset": "other"}}, judge_dataset=DATASET)
     )
     assert keys.job_key(job({"judge": {"gate": {"min_agreement": 0.9}}})) != keys.job_key(job())
+
+
+def test_new_options_leave_old_keys_as_they_were() -> None:
+    assert keys.quantized_key("m", "t", QuantizeSpec()) == keys.key_from(
+        model="m", table="t", quantize={}, quantizer=keys.QUANTIZER_VERSION
+    )
+    plain = {"quantize": {"bias_correction": False, "weight_rounding": "nearest"}, "judge": {"sensitivity": False}}
+    for key in (keys.table_key, keys.job_key):
+        assert key(job(plain)) == key(job())
+    assert keys.judge_key(job(plain), "e") == keys.key_from(engine="e", selection=keys.judge_selection(job()))
+
+
+@pytest.mark.parametrize("tuned", [{"bias_correction": True}, {"weight_rounding": "gptq"}])
+def test_what_is_tuned_depends_on_the_images(tuned: dict[str, Any]) -> None:
+    one, other = job({"quantize": tuned}), job({"quantize": tuned}, dataset=DATASET.model_copy(update={"digest": "d" * 64}))
+    assert keys.engine_key(one, "t") != keys.engine_key(other, "t")
+    assert keys.engine_key(one, "t") != keys.engine_key(job(), "t")
+    spec = one.spec.quantize
+    assert keys.quantized_key("m", "t", spec, keys.tuned_facts(one)) != keys.quantized_key(
+        "m", "t", spec, keys.tuned_facts(other)
+    )
+
+
+def test_auto_is_resolved_before_the_engine_s_key() -> None:
+    auto = job({"quantize": {"exclude": ["auto", "b"]}})
+    named = job({"quantize": {"exclude": ["a", "b"]}})
+    assert keys.engine_key(auto.excluding(["a"], "found"), "t") == keys.engine_key(named, "t")
+    assert keys.table_key(auto) == keys.table_key(job({"quantize": {"exclude": ["b"]}}))
+    assert keys.judge_key(auto.excluding(["a"], "found"), "e") != keys.judge_key(named, "e")
+    changes: list[dict[str, Any]] = [
+        {"quantize": {"exclude": "auto", "max_excluded": 0.1}},
+        {"quantize": {"exclude": "auto"}, "judge": {"gate": {"min_agreement": 0.9}}},
+        {"quantize": {"exclude": "auto"}, "judge": {"images": 9}},
+        {"quantize": {"exclude": "auto", "bias_correction": True}},
+    ]
+    found = {keys.exclusion_key(job(change), "t") for change in [{"quantize": {"exclude": "auto"}}, *changes]}
+    assert len(found) == 5
+
+
+def test_exclude_is_names_or_auto_or_both() -> None:
+    assert QuantizeSpec.model_validate({"exclude": "auto"}).exclude == ("auto",)
+    both = QuantizeSpec.model_validate({"exclude": ["b", "auto"], "max_excluded": 0.1})
+    assert both.excludes_automatically
+    assert both.excluding(["a"]) == QuantizeSpec(exclude=("a", "b"))
+    for wrong in ({"exclude": "b"}, {"exclude": ["b"], "max_excluded": 0.1}, {"exclude": "auto", "max_excluded": 0}):
+        with pytest.raises(ValidationError):
+            QuantizeSpec.model_validate(wrong)

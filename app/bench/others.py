@@ -60,7 +60,7 @@ def modelopt(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     images = np.concatenate(list(subject.batches(256)))
     with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
         out = Path(folder, "quantized.onnx")
-        model = _copy(subject.model, Path(folder))
+        model = copy_model(subject.model, Path(folder))
         meter = Meter()
         quantize(
             str(model),
@@ -77,8 +77,8 @@ def modelopt(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     return measured | {"tensors": len(amax), "amax": amax}
 
 
-def _copy(model_path: str, folder: Path) -> Path:
-    # modelopt 0.47 writes the file that it was given anew.
+def copy_model(model_path: str, folder: Path) -> Path:
+    """Return the path of a copy in folder: modelopt 0.47 writes the file that it was given anew."""
     model, copy = onnx.load(model_path), folder / "model.onnx"
     onnx.save_model(model, copy, save_as_external_data=model.ByteSize() > _MAX_PROTOBUF_BYTES, location="model.data")
     return copy

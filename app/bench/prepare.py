@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from app.inputs.model import inspect_model
 from app.inputs.preprocess import resolve_preprocess
 from app.spec import PreprocessSpec
 
-_DIGITS = Path(__file__).parent.parent / "client" / "digits"
+DIGITS = Path(__file__).parent.parent / "client" / "digits"
 _LIMITS = InputLimits()
 
 
@@ -27,19 +27,19 @@ _LIMITS = InputLimits()
 class Wanted:
     """A net by name: its model (None: ResNet-50), its images (a folder or zip; None: noise), how many to run (None: all).
 
-    `size` (height, width) is needed where the model's input does not say it.
+    `preprocess.size` is needed where the model's input does not say it.
     """
 
     name: str
     model: Path | None
     images: Path | None
     count: int | None = None
-    size: tuple[int, int] | None = None
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
 
 
 def default_nets(assets: Path | None) -> list[Wanted]:
     """Return the packaged digits and a ResNet-50 with random weights; with the folder of assets EfficientNet-Lite0."""
-    nets = [Wanted("digits CNN", _DIGITS / "mnist-cnn.onnx", _DIGITS / "mnist-calibration-500.zip", 10_000)]
+    nets = [Wanted("digits CNN", DIGITS / "mnist-cnn.onnx", DIGITS / "mnist-calibration-500.zip", 10_000)]
     if assets is not None:
         nets.append(Wanted("EfficientNet-Lite0", assets / "efficientnet-lite0.onnx", assets / "photos-256.zip"))
     return [*nets, Wanted("ResNet-50, random weights", None, None, 64)]
@@ -49,7 +49,7 @@ def prepare(wanted: Wanted, folder: Path) -> Subject:
     """Decode the images into a file of folder and return the subject. Raises ModelProblem, ImageProblem, DatasetEmpty."""
     folder.mkdir(parents=True, exist_ok=True)
     model = wanted.model or _save_resnet50(folder)
-    spec = resolve_preprocess(PreprocessSpec(size=wanted.size), _inputs(model, folder))
+    spec = resolve_preprocess(wanted.preprocess, _inputs(model, folder))
     images = folder / "images.f32"
     with images.open("wb") as out:
         arrays = _decoded(wanted.images, spec) if wanted.images else _noise(spec)
@@ -80,6 +80,11 @@ def _decoded(source: Path, spec: PreprocessSpec) -> Iterator[np.ndarray]:
     for name, content in _files(source):
         if begins_like_image(content[:12]):
             yield decode_image(content, spec, _LIMITS, name)
+
+
+def image_names(source: Path) -> list[str]:
+    """Return the names of the images of a folder or zip, in the order in which `prepare` decodes them."""
+    return [name for name, content in _files(source) if begins_like_image(content[:12])]
 
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from app.client.commands import build, listing, push, run
+from app.client.commands.accuracy import accuracy
 from app.client.commands.bench import bench
 from app.client.commands.demo import demo
 from app.client.commands.migrate import migrate
@@ -40,6 +41,7 @@ cli.command()(listing.datasets)
 cli.command()(listing.workers)
 cli.add_typer(listing.jobs, name="jobs")
 cli.add_typer(tables, name="table")
+bench.command("accuracy")(accuracy)
 cli.add_typer(bench, name="bench")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
-from app.spec import Backend, FloatType, JobSpec, Method, Placement, Precision
+from app.spec import Backend, FloatType, JobSpec, Method, Placement, Precision, WeightRounding
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,21 @@ class EngineOptions:
     ] = None
     float_type: Annotated[FloatType | None, typer.Option(help="What stays float is computed in this.")] = None
     placement: Annotated[Placement | None, typer.Option(help="Where Q/DQ pairs go.")] = None
-    exclude: Annotated[list[str] | None, typer.Option(help="Node, tensor or pattern that stays float; may be repeated.")] = None
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Node, tensor or pattern that stays float, or auto; may be repeated.")
+    ] = None
     judge: Annotated[str | None, typer.Option(help="Dataset to compare FP32 and INT8 on: name, id, or a path to push.")] = None
     judge_images: Annotated[int | None, typer.Option(help="Compare on so many of them.")] = None
     min_agreement: Annotated[float | None, typer.Option(help="Gate: top-1 agreement with FP32, 0 to 1.")] = None
     max_accuracy_drop: Annotated[float | None, typer.Option(help="Gate: loss of accuracy on labelled images, 0 to 1.")] = None
     equalize: Annotated[bool | None, typer.Option("--equalize", help="Even out weights between convolutions first.")] = None
+    center: Annotated[bool | None, typer.Option("--center", help="Move one-sided activations to around zero.")] = None
+    bias_correction: Annotated[
+        bool | None, typer.Option("--bias-correction", help="Take the error to expect out of the biases.")
+    ] = None
+    weight_rounding: Annotated[WeightRounding | None, typer.Option(help="gptq rounds weights with each other in mind.")] = None
+    max_excluded: Annotated[float | None, typer.Option(help="Share of multiply-adds that --exclude auto may leave.")] = None
+    sensitivity: Annotated[bool | None, typer.Option("--sensitivity", help="Report what each group of nodes loses.")] = None
     quantization: Annotated[
         Literal["explicit", "implicit"] | None, typer.Option(help="implicit: TensorRT up to 10 takes the table as its cache.")
     ] = None
@@ -108,9 +117,18 @@ def _put_engine(document: dict[str, Any], options: EngineOptions) -> None:
             "placement": options.placement,
             "exclude": options.exclude or None,
             "equalize": options.equalize,
+            "center": options.center,
+            "bias_correction": options.bias_correction,
+            "weight_rounding": options.weight_rounding,
+            "max_excluded": options.max_excluded,
         },
     )
-    judge = {"dataset": options.judge, "images": options.judge_images, "latency": options.latency}
+    judge = {
+        "dataset": options.judge,
+        "images": options.judge_images,
+        "latency": options.latency,
+        "sensitivity": options.sensitivity,
+    }
     _put_section(document, "judge", judge)
     gate = {"min_agreement": options.min_agreement, "max_accuracy_drop": options.max_accuracy_drop}
     if any(limit is not None for limit in gate.values()):

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+#: Of what stays float, or loses most, so much is named.
+_SHOWN_NAMES = 4
+
 
 def lines_from_outcome(job: dict[str, Any]) -> list[str]:
     """Return what somebody wants to know of an ended job; `report` and `plan` are added to it where there are any."""
@@ -42,6 +45,13 @@ def _measured(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     accuracies = accuracies_from_report(report)
     if accuracies["fp32"] is not None:
         yield "accuracy", f"FP32 {format_share(accuracies['fp32'])}, INT8 {format_share(accuracies['int8'])}"
+    if report.get("exclude"):
+        found = report["exclude"]
+        aim = "target reached" if found["reached"] else "target not reached"
+        names = ", ".join(found["excluded"][:_SHOWN_NAMES]) + (", ..." if len(found["excluded"]) > _SHOWN_NAMES else "")
+        yield "float", f"{format_share(found['share'])} of multiply-adds ({names or 'nothing'}); {aim} on {found['chosen_on']}"
+    elif report.get("sensitivity"):
+        yield "sensitive", ", ".join(row["node"] for row in report["sensitivity"]["groups"][:_SHOWN_NAMES])
     latency = report.get("latency")
     if latency:
         told = (f"{name.upper()} {figures['median_ms']} ms" for name, figures in latency["precisions"].items())

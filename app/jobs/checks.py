@@ -21,15 +21,13 @@ def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) 
     `images`: how many the calibration dataset has. Raises UnsupportedOption, SpecProblem, DatasetTooSmall,
     ShapeProfileInvalid and what `check_engine_spec` raises.
     """
-    for option, is_asked in _not_offered(spec).items():
-        if is_asked:
-            raise UnsupportedOption(option=option, reason="this version computes without it; leave it at its default")
     if spec.engine is not None:
         check_engine_spec(spec.engine, spec.quantize)
         _check_images_fit(spec, inputs)
         _check_quantize_has_effect(spec)
     _check_latency(spec)
     _check_measured(spec)
+    _check_measured_on_images(spec)
     if spec.calibration is not None:
         _check_native(spec, spec.calibration, images)
         _check_whole_set(spec.calibration)
@@ -38,6 +36,8 @@ def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) 
 def check_gate_can_be_told(job: ResolvedJob) -> None:
     """Raise SpecProblem where the judge could not tell whether the gate is passed."""
     gate = job.spec.judge.gate
+    if job.spec.judge.sensitivity and not job.is_judged:
+        raise SpecProblem(reason="judge.sensitivity needs an INT8 engine and images to measure it on")
     if gate is None:
         return
     if not job.is_judged:
@@ -48,11 +48,20 @@ def check_gate_can_be_told(job: ResolvedJob) -> None:
         raise SpecProblem(reason=reason)
 
 
-def _not_offered(spec: JobSpec) -> dict[str, bool]:
-    quantize = spec.quantize
-    return {
-        "quantize.bias_correction": quantize.bias_correction,
-    }
+def _check_measured_on_images(spec: JobSpec) -> None:
+    """Raise what makes options impossible that look at images for the Q/DQ model: tuning, exclude auto, sensitivity."""
+    quantize, judge = spec.quantize, spec.judge
+    if not (quantize.is_tuned or quantize.excludes_automatically or judge.sensitivity):
+        return
+    named = "quantize.bias_correction, weight_rounding, exclude auto or judge.sensitivity"
+    if spec.table is not None and (spec.dataset is None or judge.dataset is None):
+        reason = "beside a table it needs images of its own to look at: give dataset for these, and judge.dataset to judge on"
+        raise UnsupportedOption(option=named, reason=reason)
+    if spec.engine is not None and spec.engine.quantization == "implicit":
+        raise UnsupportedOption(option=named, reason="it changes a Q/DQ model; implicit quantization has none")
+    if quantize.placement == "measured" and (quantize.excludes_automatically or judge.sensitivity):
+        reason = "groups are those of one placement; name it, for measured tries several"
+        raise UnsupportedOption(option="quantize.exclude auto or judge.sensitivity", reason=reason)
 
 
 def _check_latency(spec: JobSpec) -> None:

@@ -12,6 +12,7 @@ from app.resolved import ResolvedJob
 from app.worker.files import read_packs
 from app.worker.known import find_known
 from app.worker.stages.derive import find_job_table
+from app.worker.stages.exclude import find_excluding
 
 Found = TypeVar("Found", ObservationRow, TableRow)
 
@@ -65,6 +66,11 @@ def find_hits(session: Session, blobs: BlobStore, job: ResolvedJob) -> Hits:
             observation = results.find_by_key(session, ObservationRow, keys.observation_key(job))
         table = find_job_table(session, job)
     observation, table = _if_there(blobs, observation), _if_there(blobs, table)
+    if table is not None and job.spec.is_quantized:
+        excluding = find_excluding(session, blobs, job, table)
+        if excluding is None:
+            return Hits(observation, table, reason="what stays float was never measured")
+        job = excluding
     engine = _find_engine(session, job, table)
     engine = engine if engine and blobs.has(engine.plan) else None
     is_judged = engine is not None and job.is_judged

@@ -25,13 +25,14 @@ def count_multiply_adds(node: onnx.NodeProto, types: Mapping[str, TensorType]) -
     None where another dimension is not known.
     """
     data, weight, output = (_sizes(types, name) for name in (node.input[0], node.input[1], node.output[0]))
-    if not data or not weight or not output:
+    if not weight or not output:
         return None
     if node.op_type == "Conv":
         return prod(output) * prod(weight[1:])
     if node.op_type == "ConvTranspose":
-        return prod(data) * prod(weight[1:])
-    inner = data[-2] if node.op_type == "Gemm" and get_int(node, "transA", 0) else data[-1]
+        return prod(data) * prod(weight[1:]) if data else None
+    # Of a product the second factor tells the inner size: behind a Reshape the first one's is often unknown.
+    inner = weight[-1] if node.op_type == "Gemm" and get_int(node, "transB", 0) else weight[0 if len(weight) == 1 else -2]
     return prod(output) * inner
 
 

@@ -1,6 +1,6 @@
 """Write a calibration table into a model as QuantizeLinear and DequantizeLinear pairs."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from app.errors import QuantizeProblem, TableIncomplete, TableScaleInvalid, UnsupportedOption
+from app.quant.center import center_activations
 from app.quant.channels import report_channels
 from app.quant.equalize import equalize_model
 from app.quant.float16 import float16_from_model
@@ -28,26 +29,36 @@ class QuantizedModel:
     """A Q/DQ model and what was done to it.
 
     `qdq_report.report_placement` describes the fields, but `channels`: `channels.report_channels`, and `equalized`:
-    `equalize.equalize_model`.
+    `equalize.equalize_model`, and `centred`: `center.center_activations`. `float_model`: what it was made from, prepared,
+    equalized, centred.
     """
 
     model: onnx.ModelProto
     report: dict[str, Any]
+    float_model: onnx.ModelProto
+
+
+#: Gets the prepared float model and its Q/DQ model, changes weights and biases of the latter, returns what was done.
+Tune = Callable[[onnx.ModelProto, onnx.ModelProto], dict[str, Any]]
 
 
 def quantize_model(
-    model: onnx.ModelProto, scales: Mapping[str, SupportsFloat], spec: QuantizeSpec, dead: Collection[str] = ()
+    model: onnx.ModelProto,
+    scales: Mapping[str, SupportsFloat],
+    spec: QuantizeSpec,
+    dead: Collection[str] = (),
+    tune: Tune | None = None,
 ) -> QuantizedModel:
     """Return model with Q/DQ pairs: symmetric int8, zero point 0, int8 weights per output channel, float bias.
 
     `scales` holds float32 scales by tensor name; more than needed do no harm. Nodes that read one of the `dead`
     tensors (zero on every image, so without a scale) stay float. With `equalize` the scales are those of the equalized
-    model. The same input gives the same bytes.
+    model. `tune` is needed where the spec asks for bias correction or weight rounding. The same input gives the same bytes.
 
     Raises SpecProblem (unknown exclude), UnsupportedOption, TableIncomplete, TableScaleInvalid, QuantizeProblem
     (nothing to quantize, unusable weights) and what `prepare_model` raises.
     """
-    _check_options(spec)
+    _check_options(spec, is_tuned=tune is not None)
     prepared = prepare_model(model)
     equalized = equalize_model(prepared) if spec.equalize else []
     excluded = find_excluded(spec.exclude, model.graph, prepared.graph)
@@ -60,13 +71,17 @@ def quantize_model(
     chosen = _choose_scales(plan, scales)
     report = report_placement(prepared, types, plan, spec)
     report |= {"channels": report_channels(prepared.graph, plan), "equalized": equalized}
+    report["centred"] = center_activations(prepared.graph, plan, chosen) if spec.center else []
+    before = copy_model(prepared)
     _write_pairs(prepared.graph, plan, chosen, spec.float_type)
     remove_unused(prepared.graph)
+    if tune:
+        report["tuned"] = tune(before, prepared)
     if spec.float_type == "fp16":
         amax = {name: 127 * float(scale) for name, scale in scales.items()}
         prepared, report["kept_fp32"] = float16_from_model(prepared, amax)
     _check(prepared)
-    return QuantizedModel(prepared, report)
+    return QuantizedModel(prepared, report, before)
 
 
 def model_to_bytes(model: onnx.ModelProto) -> bytes:
@@ -74,9 +89,21 @@ def model_to_bytes(model: onnx.ModelProto) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def _check_options(spec: QuantizeSpec) -> None:
-    if spec.bias_correction:
-        raise UnsupportedOption(option="quantize.bias_correction", reason="this server cannot do it yet; leave it out")
+def _check_options(spec: QuantizeSpec, is_tuned: bool) -> None:
+    needs_images = {
+        "quantize.bias_correction or weight_rounding": spec.is_tuned and not is_tuned,
+        "quantize.exclude auto": spec.excludes_automatically,
+    }
+    for option, is_asked in needs_images.items():
+        if is_asked:
+            raise UnsupportedOption(option=option, reason="it needs images, so it is to be had from a job alone")
+
+
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that shares nothing."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _float_nodes(prepared: onnx.ModelProto, dead: set[str], observed: set[str]) -> dict[str, str]:

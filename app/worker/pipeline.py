@@ -11,6 +11,7 @@ from app.quant.judge import check_gate
 from app.worker.context import JobLost, Run, Worker, WorkerStopping
 from app.worker.stages.build import find_or_build
 from app.worker.stages.derive import find_or_derive
+from app.worker.stages.exclude import find_or_exclude
 from app.worker.stages.fastest import find_or_build_fastest
 from app.worker.stages.judge import find_or_judge
 from app.worker.warnings import job_warnings
@@ -25,6 +26,8 @@ def carry_out(run: Run) -> None:
         run.change(table_id=table.id, warnings=job_warnings(table.facts, None))
     if run.job.spec.engine is None:
         return
+    if run.job.spec.is_quantized and table is not None:
+        run.job = find_or_exclude(run, table)
     if table is not None and run.job.spec.quantize.placement == "measured":
         engine = find_or_build_fastest(run, table)
     else:

@@ -140,3 +140,14 @@ def test_converge_shards_and_equalize() -> None:
     document = made(CalibrationOptions("m", "d", converge=0.01), EngineOptions(equalize=True))
     assert (document["calibration"], document["quantize"]) == ({"converge": 0.01}, {"equalize": True})
     assert made(CalibrationOptions("m", "d", shards=4), None)["calibration"] == {"shards": 4}
+
+
+def test_what_stays_float_and_what_is_tuned() -> None:
+    options = EngineOptions(
+        exclude=["a", "auto"], max_excluded=0.1, bias_correction=True, center=True, weight_rounding="gptq", sensitivity=True
+    )
+    document = made(CalibrationOptions("m", "d"), options)
+    assert document["judge"] == {"sensitivity": True}
+    assert document["quantize"] == {
+        "exclude": ["a", "auto"], "max_excluded": 0.1, "bias_correction": True, "center": True, "weight_rounding": "gptq",
+    }  # fmt: skip

@@ -11,6 +11,7 @@ from app.client.options import grouped
 from app.client.problems import LocalProblem
 from app.client.session import session_of
 from app.errors import Problem
+from app.spec import PreprocessSpec
 
 _COLUMNS = ("net", "what", "seconds", "images/s", "x plain", "search", "TensorRT's / ours", "same amax")
 
@@ -47,7 +48,8 @@ def measure_gpu(context: typer.Context, net: GpuNet, measures: GpuMeasures) -> N
 
     if net.model is None and net.images is not None:
         raise typer.BadParameter("--images needs --model")
-    wanted = Wanted(net.model.stem, net.model, net.images, net.count, net.size) if net.model else default_gpu_net(net.count)
+    preprocess = PreprocessSpec(size=net.size)
+    wanted = Wanted(net.model.stem, net.model, net.images, net.count, preprocess) if net.model else default_gpu_net(net.count)
     session = session_of(context)
     try:
         options = GpuOptions(measures.batch, measures.observe, measures.runs, measures.native)

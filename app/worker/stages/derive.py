@@ -12,6 +12,7 @@ from app.resolved import ResolvedJob
 from app.spec import DERIVED_METHODS, JobSpec
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
+from app.worker.stages.judge_request import judge_request
 from app.worker.stages.observe import find_or_observe
 
 DERIVE_STEP = "app.worker.steps.derive:derive"
@@ -125,18 +126,13 @@ def _drift(run: Run, rows: list[TableRow]) -> float:
 def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRow]) -> TableRow:
     """Judge every method's table on the judge images and keep the one with the best agreement."""
     run.say(f"auto: judging {', '.join(rows)}")
-    judged = run.job.judge_dataset or run.job.dataset
-    assert judged is not None
+    assert run.job.dataset is not None
     blobs = run.worker.blobs
-    request = request | {
-        "spec": _judged_spec(run.job).model_dump(mode="json"),
-        "model": model_path(blobs, run.job.model, run.folder / "model"),
-        "tables": {name: str(blobs.fetch(row.body)) for name, row in rows.items()},
-        "calibration": _listing(run),
-        "taken": taken_images(rows[DERIVED_METHODS[0]]),
-        "judge": dataset_files(blobs, judged),
-        "limits": run.worker.settings.input_limits.model_dump(mode="json"),
-    }
+    request = request | judge_request(run, rows[DERIVED_METHODS[0]])
+    request["spec"] = _judged_spec(run.job).model_dump(mode="json")
+    request["tables"] = {name: str(blobs.fetch(row.body)) for name, row in rows.items()}
+    if run.job.spec.quantize.is_tuned:
+        request["dataset"] = dataset_files(blobs, run.job.dataset)
     answer = run.child(CHOOSE_STEP, request)
     chosen = rows[answer["chosen"]]
     run.say(f"auto: {answer['chosen']} agrees best")
@@ -149,14 +145,3 @@ def _judged_spec(job: ResolvedJob) -> JobSpec:
     if job.spec.quantize.placement != "measured":
         return job.spec
     return job.spec.model_copy(update={"quantize": job.spec.quantize.model_copy(update={"placement": "default"})})
-
-
-def taken_images(table: TableRow) -> int | None:
-    """Return how many of the calibration images a table's observation looked at before it stopped; None: all."""
-    return (table.facts.get("converge") or {}).get("taken")
-
-
-def _listing(run: Run) -> str | None:
-    if run.job.judge_dataset is not None or run.job.dataset is None:
-        return None
-    return str(run.worker.blobs.fetch(run.job.dataset.listing))

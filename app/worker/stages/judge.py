@@ -4,16 +4,17 @@ from typing import Any
 
 from app import keys
 from app.db import results
-from app.db.rows import EngineRow, ReportRow, TableRow
+from app.db.rows import EngineRow, QuantizedRow, ReportRow, TableRow
 from app.spec import Precision
 from app.worker.context import Run
-from app.worker.files import dataset_files, model_path
-from app.worker.stages.derive import taken_images
+from app.worker.files import dataset_files
+from app.worker.stages.judge_request import judge_request
 from app.worker.stages.latency import latency_warnings, measure_models
 from app.worker.stages.quantize import find_or_quantize
 from app.worker.stages.twins import find_or_build_twin
 
 STEP = "app.worker.steps.judge:judge"
+SENSITIVITY_STEP = "app.worker.steps.sensitivity:sensitivity"
 PLANS_STEP = "app.worker.steps.judge:judge_on_gpu"
 
 
@@ -29,6 +30,7 @@ def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
 def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     is_tensorrt = engine.backend == "tensorrt"
     report = _judge_plans(run, engine, table) if is_tensorrt else _judge_models(run, engine, table)
+    report |= _found_besides(run, table)
     if run.job.spec.judge.latency:
         report["warnings"] += latency_warnings(engine.backend, report["latency"]["precisions"])
     row = ReportRow(key=keys.judge_key(run.job, engine.key), engine_id=engine.id, report=report)
@@ -55,18 +57,20 @@ def _judge_plans(run: Run, engine: EngineRow, table: TableRow) -> dict[str, Any]
 
 
 def _request(run: Run, tested: str, table: TableRow) -> dict[str, Any]:
-    judged = run.job.judge_dataset or run.job.dataset
-    assert judged is not None
+    return judge_request(run, table) | {"tested": str(run.worker.blobs.fetch(tested))}
+
+
+def _found_besides(run: Run, table: TableRow) -> dict[str, Any]:
+    """Return what `exclude: auto` measured on its way, or the sensitivity that the job asks for."""
+    if run.job.exclusion is not None:
+        with run.worker.database.reading() as session:
+            known = results.find_by_key(session, QuantizedRow, run.job.exclusion)
+        assert known is not None
+        found = dict(known.report)
+        return {"sensitivity": found.pop("sensitivity"), "exclude": found}
+    if not run.job.spec.judge.sensitivity:
+        return {}
+    assert run.job.dataset is not None
     blobs = run.worker.blobs
-    # With a table that the job names, the dataset is only judged on.
-    is_apart = run.job.judge_dataset is not None or run.job.spec.table is not None
-    calibration = None if is_apart else run.job.dataset
-    return {
-        "model": model_path(blobs, run.job.model, run.folder / "model"),
-        "tested": str(blobs.fetch(tested)),
-        "calibration": str(blobs.fetch(calibration.listing)) if calibration else None,
-        "taken": taken_images(table),
-        "judge": dataset_files(blobs, judged),
-        "spec": run.job.spec.model_dump(mode="json"),
-        "limits": run.worker.settings.input_limits.model_dump(mode="json"),
-    }
+    about = {"table": str(blobs.fetch(table.body)), "dataset": dataset_files(blobs, run.job.dataset)}
+    return {"sensitivity": run.child(SENSITIVITY_STEP, judge_request(run, table) | about)}

@@ -43,7 +43,7 @@ def _key(run: Run) -> str:
         preprocess=run.job.spec.preprocess,
         observe=calibration.observe,
         equalize=keys.EQUALIZER if quantize.equalize else None,
-        exclude=list(quantize.exclude) or None,
+        exclude=list(quantize.excluding(()).exclude) or None,
         observer=f"{run.job.tools.observer}/{keys.OBSERVER_VERSION}",
         cpu=describe_cpu(),
     )

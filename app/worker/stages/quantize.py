@@ -1,17 +1,19 @@
 """quantize: model and table -> Q/DQ model, saved under the key of both."""
 
+from typing import Any
+
 from app import keys
 from app.db import results
 from app.db.rows import QuantizedRow, TableRow
 from app.worker.context import Run
-from app.worker.files import model_path
+from app.worker.files import dataset_files, model_path
 
 STEP = "app.worker.steps.quantize:quantize"
 
 
 def find_or_quantize(run: Run, table: TableRow) -> QuantizedRow:
     """Return the Q/DQ model of the job's model and this table, made now unless somebody has."""
-    key = keys.quantized_key(run.job.model.digest, table.body, run.job.spec.quantize)
+    key = keys.quantized_key(run.job.model.digest, table.body, run.job.spec.quantize, keys.tuned_facts(run.job))
     with run.claim(key):
         with run.worker.database.reading() as session:
             known = results.find_by_key(session, QuantizedRow, key)
@@ -27,9 +29,20 @@ def _quantize(run: Run, table: TableRow, key: str) -> QuantizedRow:
         "quantize": run.job.spec.quantize.model_dump(mode="json"),
         "out": str(body),
     }
+    if run.job.spec.quantize.is_tuned:
+        request |= _tuning(run)
     report = run.child(STEP, request)
     row = QuantizedRow(key=key, body=run.keep(body), report=report)
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)
     run.fail_point("after")
     return row
+
+
+def _tuning(run: Run) -> dict[str, Any]:
+    assert run.job.dataset is not None
+    return {
+        "dataset": dataset_files(run.worker.blobs, run.job.dataset),
+        "spec": run.job.spec.model_dump(mode="json"),
+        "limits": run.worker.settings.input_limits.model_dump(mode="json"),
+    }

@@ -9,7 +9,7 @@ import onnx
 from app.quant.judge import judge_rank
 from app.spec import DERIVED_METHODS, JobSpec
 from app.worker.steps.judge import judge_file
-from app.worker.steps.quantize import read_table, write_quantized
+from app.worker.steps.quantize import Quantizer, read_table
 
 _KEPT = ("agreement", "accuracy_fp32", "accuracy_int8", "mean_error", "images", "judged_on")
 
@@ -17,14 +17,16 @@ _KEPT = ("agreement", "accuracy_fp32", "accuracy_int8", "mean_error", "images", 
 def choose(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Return {"chosen": method, "candidates": {method: its figures}}: the best agreement, of ties the smaller mean error.
 
-    request: that of the step judge without "tested", and "tables": {method: path}.
+    request: that of the step judge without "tested", and "tables": {method: path}; where the spec asks for tuning also
+    "dataset": {"listing", "packs"} to calibrate on.
     """
     spec = JobSpec.model_validate(request["spec"])
     model = onnx.load(request["model"])
     reports: dict[str, dict[str, Any]] = {}
     for method in (name for name in DERIVED_METHODS if name in request["tables"]):
         tested = Path(request["out"]) / f"{method}.onnx"
-        write_quantized(model, read_table(request["tables"][method]), spec.quantize, tested)
+        quantizer = Quantizer(model, read_table(request["tables"][method]), request, report)
+        quantizer.write(spec.quantize.excluding(()), tested)
         reports[method] = judge_file(request, tested, report)
         report({"log": _line(method, reports[method])})
     chosen = min(reports, key=lambda method: judge_rank(reports[method]))

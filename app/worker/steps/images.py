@@ -1,9 +1,12 @@
 """Which images a step works on, and their batches."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from app.inputs.batches import Batches, BatchOptions, read_batches
 from app.inputs.labels import labels_from_listing
@@ -13,6 +16,11 @@ from app.inputs.pixels import KeptPixels
 from app.spec import CalibrationSpec, JobSpec, PreprocessSpec
 
 Entry = dict[str, Any]
+
+#: Where there are no other images, what is chosen is chosen on those that are judged on.
+JUDGED = "judged images"
+#: So many other images are enough to choose by.
+_ENOUGH = 100
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,56 @@ def judge_files(request: dict[str, Any], spec: JobSpec) -> tuple[list[Entry], st
     return select_evenly(files, spec.judge.images), source
 
 
-def judge_labels(request: dict[str, Any]) -> dict[str, int]:
-    """Return {path: class index} of the judge dataset; empty where it has no labels."""
-    return labels_from_listing(read_listing(request["judge"]["listing"])) or {}
+@dataclass(frozen=True)
+class Chosen:
+    """Entries to choose by, of the request's `dataset`: "judge" or "dataset"; `source`: what they are, for the report."""
+
+    files: list[Entry]
+    dataset: str
+    source: str
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the final figure is measured on other images."""
+        return self.source != JUDGED
+
+
+def choosing_files(request: dict[str, Any], spec: JobSpec) -> Chosen:
+    """Return the entries on which something is chosen, at most as many as are judged on, spread evenly, in any order.
+
+    They are not those that the final figure is reported on, as long as there are others: the judge's own other images
+    where there are as many as are judged on (or 100), else images that were calibrated on.
+    request: that of `judge_files`, and {"dataset": {"listing", ...}}.
+    """
+    judged, source = judge_files(request, spec)
+    every, _ = judge_files(request, spec.model_copy(update={"judge": spec.judge.model_copy(update={"images": 1 << 30})}))
+    needed = min(len(judged), _ENOUGH)
+    others = _without(every, judged)
+    if len(others) >= needed:
+        return Chosen(spread_order(select_evenly(others, spec.judge.images)), "judge", f"other images of: {source}")
+    calibrated = calibration_files(request["dataset"]["listing"], spec.calibration)
+    others = calibrated if request["calibration"] is None else _without(calibrated, judged)
+    if len(others) >= needed:
+        return Chosen(spread_order(select_evenly(others, spec.judge.images)), "dataset", "calibration")
+    return Chosen(spread_order(judged), "judge", JUDGED)
+
+
+def _without(files: list[Entry], seen: list[Entry]) -> list[Entry]:
+    paths = {entry["path"] for entry in seen}
+    return [entry for entry in files if entry["path"] not in paths]
+
+
+def labelled_batches(
+    request: dict[str, Any], dataset: str, files: list[Entry]
+) -> Iterator[tuple[np.ndarray, Sequence[int | None]]]:
+    """Yield batches of entries of the request's `dataset` ("judge", "dataset"), with each image's class index or None."""
+    labels = labels_from_listing(read_listing(request[dataset]["listing"])) or {}
+    batches = open_batches(request, request[dataset], Selection(files, len(files)))
+    handed_out = 0
+    for batch in batches:
+        names = batches.used[handed_out : handed_out + len(batch)]
+        handed_out += len(batch)
+        yield batch, [labels.get(name) for name in names]
 
 
 def open_batches(request: dict[str, Any], dataset: dict[str, Any], selection: Selection) -> Batches:

@@ -1,18 +1,16 @@
 """The step judge: FP32 and INT8 side by side on images that were not calibrated on."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from app.engines.judge_plans import JudgedPlans, judge_plans
 from app.engines.judge_run import JudgedModels
 from app.engines.judge_run import judge as judge_models
 from app.engines.latency import measure_plans
 from app.spec import JobSpec
-from app.worker.steps.images import Selection, judge_files, judge_labels, open_batches
+from app.worker.steps.images import judge_files, labelled_batches
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -36,7 +34,7 @@ def judge_on_gpu(request: dict[str, Any], report: Report) -> dict[str, Any]:
     beside = {name: Path(path) for name, path in request["beside"].items()}
     threads = len(os.sched_getaffinity(0))
     plans = JudgedPlans(Path(request["model"]), Path(request["tested"]), beside, threads, len(files))
-    measured = judge_plans(plans, _labelled_batches(request, files), report) | {"judged_on": source}
+    measured = judge_plans(plans, labelled_batches(request, "judge", files), report) | {"judged_on": source}
     timed = {name: Path(path) for name, path in request["timed"].items()}
     return measured | ({"latency": measure_plans(timed)} if timed else {})
 
@@ -45,17 +43,5 @@ def judge_file(request: dict[str, Any], tested: Path, report: Report) -> dict[st
     """Return the report of one INT8 model of the request."""
     files, source = judge_files(request, JobSpec.model_validate(request["spec"]))
     models = JudgedModels(Path(request["model"]), tested, len(os.sched_getaffinity(0)), len(files))
-    measured = judge_models(models, _labelled_batches(request, files), report)
+    measured = judge_models(models, labelled_batches(request, "judge", files), report)
     return measured | {"judged_on": source}
-
-
-def _labelled_batches(
-    request: dict[str, Any], files: list[dict[str, Any]]
-) -> Iterator[tuple[np.ndarray, Sequence[int | None]]]:
-    labels = judge_labels(request)
-    batches = open_batches(request, request["judge"], Selection(files, len(files)))
-    handed_out = 0
-    for batch in batches:
-        names = batches.used[handed_out : handed_out + len(batch)]
-        handed_out += len(batch)
-        yield batch, [labels.get(name) for name in names]

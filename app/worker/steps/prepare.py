@@ -45,9 +45,10 @@ def image_shape(preprocess: PreprocessSpec) -> tuple[int, ...]:
 
 def _check_excluded(model_path: Path, quantize: QuantizeSpec) -> None:
     """Raise SpecProblem for an exclude that names nothing now, rather than after the calibration."""
-    if quantize.exclude:
+    named = quantize.excluding(()).exclude
+    if named:
         model = onnx.load(model_path)
-        find_excluded(quantize.exclude, model.graph, prepare_model(model).graph)
+        find_excluded(named, model.graph, prepare_model(model).graph)
 
 
 def _find_tensors(model_path: Path, wanted: str) -> list[str]:

@@ -1,0 +1,108 @@
+"""Find the fewest multiply-adds that must stay float for a target to hold, in a bounded number of trials."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.errors import JudgeProblem
+from app.quant.judge import judge_rank
+from app.quant.sensitivity import Group
+from app.spec import GateSpec
+
+#: Without a gate: what is aimed at, and the share of multiply-adds that may stay float for it.
+DEFAULT_AGREEMENT = 0.98
+DEFAULT_SQNR_DB = 30.0
+DEFAULT_LIMIT = 0.05
+#: Groups are given back to INT8 one by one at the end, in so many trials.
+_MOST_RETURNS = 8
+#: Shares are quotients of whole numbers, compared as float64.
+_ROUNDING = 1e-9
+
+Report = Mapping[str, Any]
+Trial = Callable[[Sequence[Group]], Report]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What must hold; with `is_sampled` (other images than the final ones) by one standard error more."""
+
+    gate: GateSpec | None
+    is_sampled: bool
+
+    def holds(self, report: Report) -> bool:
+        """Whether a judge's report reaches the target. Raises JudgeProblem where that cannot be told.
+
+        Without labels the share of images whose class changed stands for the loss of accuracy, which is never larger.
+        """
+        if self.gate is None and report["agreement"] is None:
+            return all(o["sqnr_db"] is None or o["sqnr_db"] >= DEFAULT_SQNR_DB for o in report["outputs"].values())
+        if report["agreement"] is None:
+            raise JudgeProblem(reason="a gate needs an output of shape [N, classes], which the model has not")
+        gate = self.gate or GateSpec(min_agreement=DEFAULT_AGREEMENT)
+        images, changed = report["images"], 1 - report["agreement"]
+        drop = changed if report["accuracy_drop"] is None else report["accuracy_drop"]
+        limits = [(changed, None if gate.min_agreement is None else 1 - gate.min_agreement), (drop, gate.max_accuracy_drop)]
+        return all(limit is None or found <= self._allowed(limit, images) for found, limit in limits)
+
+    def _allowed(self, share: float, images: int) -> float:
+        """Return the share of images that may go wrong: with a standard error to spare, rounded to whole images."""
+        if not self.is_sampled:
+            return share + _ROUNDING
+        spare = math.sqrt(share * (1 - share) / images)
+        return round(max(0.0, share - spare) * images) / images + _ROUNDING
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was aimed at."""
+        if self.gate is not None:
+            return self.gate.model_dump(mode="json", exclude_none=True)
+        return {"min_agreement": DEFAULT_AGREEMENT, "or_sqnr_db": DEFAULT_SQNR_DB}
+
+
+@dataclass
+class Search:
+    """Tries sets of groups in float, each once."""
+
+    trial: Trial
+    target: Target
+    tried: dict[tuple[str, ...], tuple[Sequence[Group], Report]] = field(default_factory=dict)
+
+    def holds(self, groups: Sequence[Group]) -> bool:
+        """Whether the target holds with these groups in float."""
+        return self.target.holds(self.report(groups))
+
+    def report(self, groups: Sequence[Group]) -> Report:
+        """Return what the judge says of these groups in float."""
+        key = tuple(sorted(group.output for group in groups))
+        if key not in self.tried:
+            self.tried[key] = (groups, self.trial(groups))
+        return self.tried[key][1]
+
+    def best(self) -> Sequence[Group]:
+        """Return the tried groups that agree best."""
+        return min(self.tried.values(), key=lambda found: judge_rank(found[1]))[0]
+
+
+def find_exclusion(search: Search, ordered: Sequence[Group]) -> list[Group]:
+    """Return the groups to leave in float: the shortest start of `ordered` that holds, less what it does not need.
+
+    Where not even all of them hold, those of the tried ones that agree best.
+    """
+    if search.holds([]):
+        return []
+    if not search.holds(ordered):
+        return list(search.best())
+    low, high = 0, len(ordered)  # the first `low` do not hold, the first `high` do
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if search.holds(ordered[:middle]) else (middle, high)
+    return _without_needless(search, list(ordered[:high]))
+
+
+def _without_needless(search: Search, chosen: list[Group]) -> list[Group]:
+    by_cost = sorted(chosen, key=lambda group: -group.share)
+    for group in [group for group in by_cost if group.share > 0][:_MOST_RETURNS]:
+        rest = [each for each in chosen if each is not group]
+        if search.holds(rest):
+            chosen = rest
+    return chosen
