@@ -25,6 +25,7 @@ _LEAST_SECONDS = 0.001
 #: Fields that decide what is done with pixels, not what they are.
 _LATER = {"scale", "mean", "std", "layout"}
 _CRC_BYTES = 4
+_UNFINISHED = "new-"
 
 
 class KeptPixels:
@@ -56,9 +57,10 @@ class KeptPixels:
         path, body = self._path(file), pixels.tobytes()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
-                part.write(zlib.crc32(body).to_bytes(_CRC_BYTES, "little") + body)
-            Path(part.name).replace(path)
+            with tempfile.TemporaryDirectory(dir=self._folder, prefix=_UNFINISHED) as folder:
+                part = Path(folder, path.name)
+                part.write_bytes(zlib.crc32(body).to_bytes(_CRC_BYTES, "little") + body)
+                part.replace(path)
         except OSError:
             self._left = 0
 

@@ -6,6 +6,7 @@ own. Where the code cannot stand alone (another CPU architecture) numba compiles
 """
 
 import ctypes
+import fcntl
 import hashlib
 import importlib
 import logging
@@ -15,7 +16,8 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
@@ -27,20 +29,30 @@ log = logging.getLogger(__name__)
 Kernel = Callable[..., int]
 
 _PROT_READ, _PROT_EXEC = 1, 4
+_LOADING = threading.Lock()
 _DIGEST_BYTES, _ENTRY_BYTES = 32, 8
 
 
-@cache
 def load_kernel(module: str, name: str, arguments: int) -> Kernel:
+    """Return the kernel; the first of several threads that ask loads it. See `find_or_compile`."""
+    with _LOADING:
+        return find_or_compile(module, name, arguments)
+
+
+@cache
+def find_or_compile(module: str, name: str, arguments: int) -> Kernel:
     """Return the kernel `name` of a module that names its numba signature in SIGNATURES, all arguments 64 bits wide."""
+    file = f"{name}-{_key(module)}.code"
+    for folder in _folders():
+        if (body := _read(folder / file)) is not None:
+            return _from_code(body, arguments)
     with tempfile.TemporaryDirectory(prefix="enginesmith-kernel-") as private:
-        path = _find_or_build(module, name, [*_folders(), Path(private)])
-        if path is None:
-            log.warning("numba compiles the kernel %s in this process: its code cannot stand alone here", name)
-            return jit_kernel(module, name, arguments)
-        if path.parent == Path(private):
+        folder = next(filter(_is_writable, _folders()), Path(private))
+        if folder == Path(private):
             log.warning("no folder to keep the kernel %s in, it is compiled in every process", name)
-        return _from_code(_read(path) or b"", arguments)
+        if (body := _build(module, name, folder / file)) is None:
+            return jit_kernel(module, name, arguments)
+        return _from_code(body, arguments)
 
 
 def jit_kernel(module: str, name: str, arguments: int) -> Kernel:
@@ -55,29 +67,38 @@ def jit_kernel(module: str, name: str, arguments: int) -> Kernel:
 
 
 def save_code(path: Path, code: bytes, entry: int) -> None:
-    """Write a kernel's code, all or nothing."""
+    """Write a kernel's code, all or nothing, for whoever runs this installation."""
     body = entry.to_bytes(_ENTRY_BYTES, "little") + code
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(hashlib.sha256(body).digest() + body)
-    Path(file.name).replace(path)
+    part = path.with_name(f"{path.name}-{os.getpid()}")
+    try:
+        part.write_bytes(hashlib.sha256(body).digest() + body)
+        part.chmod(0o644)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _find_or_build(module: str, name: str, folders: Sequence[Path]) -> Path | None:
-    file = f"{name}-{_key(module)}.code"
-    for folder in folders:
-        if _read(folder / file) is not None:
-            return folder / file
-    for folder in folders:
-        if _is_writable(folder):
-            command = [sys.executable, "-P", "-m", "app.native.build", module, name, str(folder / file)]
-            done = subprocess.run(command, capture_output=True, check=False, text=True)
-            return folder / file if done.returncode == 0 else None
-    return None
+def _build(module: str, name: str, path: Path) -> bytes | None:
+    """Return the kernel's code, built unless another process just did; None where it cannot stand alone, and why is said."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (body := _read(path)) is not None:
+            return body
+        command = [sys.executable, "-P", "-m", "app.native.build", module, name, str(path)]
+        done = subprocess.run(command, capture_output=True, check=False, text=True)
+    body = _read(path)
+    if body is None:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        log.warning("numba compiles the kernel %s in this process: its code cannot be kept (%s)", name, reason)
+    return body
 
 
 def _read(path: Path) -> bytes | None:
-    """Return entry and code, None where there is none or it is damaged."""
-    content = path.read_bytes() if path.exists() else b""
+    """Return entry and code, None where there is none, it may not be read or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
     body = content[_DIGEST_BYTES:]
     return body if body and hashlib.sha256(body).digest() == content[:_DIGEST_BYTES] else None
 
@@ -98,8 +119,9 @@ def _is_writable(folder: Path) -> bool:
 
 @cache
 def _key(module: str) -> str:
-    sources = [source for name in (module, "app.observers.layout", "app.native.build") for source in [_source(name)]]
-    return hashlib.sha256("\n".join([*sources, metadata.version("numba"), describe_cpu()]).encode()).hexdigest()[:32]
+    sources = [_source(name) for name in (module, "app.observers.layout", "app.native.build", "app.native.elf")]
+    versions = [metadata.version(package) for package in ("numba", "llvmlite")]
+    return hashlib.sha256("\n".join([*sources, *versions, describe_cpu()]).encode()).hexdigest()[:32]
 
 
 def _source(module: str) -> str:
@@ -136,5 +158,6 @@ class _Kernel:
 
     def __call__(self, *arguments: int) -> int:
         result, error = ctypes.c_int64(), ctypes.c_void_p()
-        self._function(ctypes.addressof(result), ctypes.addressof(error), *arguments)
+        if self._function(ctypes.addressof(result), ctypes.addressof(error), *arguments):
+            raise RuntimeError("the kernel raised an exception, which none of ours does")
         return result.value

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from app.errors import CalibrationProblem
 from app.observers.counting import Located
 from app.observers.parts import Parts
 from app.observers.prepared import Prepared, Segment
@@ -19,6 +20,10 @@ Visit = Callable[[int, Located], None]
 
 #: Tensors start at multiples of this many bytes.
 _ALIGNMENT = 64
+_MIXED = (
+    "the model takes {images} images at once and computes {tensor} of all of them together; calibrate on a number of images "
+    "that {images} divides"
+)
 
 
 class Forward:
@@ -115,6 +120,8 @@ class Pass:
         """
         images, wanted = len(batch), self._prepared.images
         if images < wanted:
+            if self._prepared.mixed:
+                raise CalibrationProblem(reason=_MIXED.format(images=wanted, tensor=self._prepared.mixed[0]))
             batch = np.concatenate((batch, np.repeat(batch[-1:], wanted - images, axis=0)))
         if not self._prepared.is_bindable or batch.shape != self._prepared.input_shape:
             self._run_unbound(0, {self._prepared.plan.input: batch}, images, visit)

@@ -8,6 +8,7 @@ import onnxruntime as ort
 
 from app.errors import CalibrationProblem
 from app.observers.session import RUNTIME_ERRORS, make_options
+from app.quant.nodes import find_captured
 
 #: MLAS blocks 16 channels with AVX-512 and 8 without; whole blocks of 16 have no padding in either.
 _BLOCK_CHANNELS = 16
@@ -57,7 +58,7 @@ def _optimized(plain: Path, optimized: Path) -> onnx.ModelProto:
 
 
 def _drop_reorders(model: onnx.ModelProto, fetched: set[str]) -> None:
-    read = {name for node in model.graph.node for name in node.input}
+    read = {name for node in model.graph.node for name in node.input} | find_captured(model.graph.node)
     blocked: dict[str, str] = {}
     for node in list(model.graph.node):
         ours = node.op_type == "ReorderOutput" and node.output[0] in fetched - read and _fills_blocks(node)

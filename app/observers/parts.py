@@ -27,6 +27,7 @@ class Parts:
     sources: tuple[str, ...]
     clamps: npt.NDArray[np.float32]
     firsts: tuple[int, ...]
+    batch_axes: tuple[int | None, ...]
 
     def __len__(self) -> int:
         return len(self.order)
@@ -35,17 +36,20 @@ class Parts:
         """Return the regions of a part, given the values of its tensors for (images that count, images of the pass)."""
         first = self.firsts[part]
         end = self.firsts[part + 1] if part + 1 < len(self.firsts) else len(self)
-        arrays = [np.ascontiguousarray(values[name], np.float32) for name in self.sources[first:end]]
-        return Located(arrays, [_counted(array, *images) for array in arrays], self.clamps[first:end])
+        axes = self.batch_axes[first:end]
+        counted = [_taken(values[name], axis, *images) for name, axis in zip(self.sources[first:end], axes, strict=True)]
+        arrays = [np.ascontiguousarray(array, np.float32) for array in counted]
+        return Located(arrays, [array.size for array in arrays], self.clamps[first:end])
 
     def by_region(self, values: Sequence[_Value]) -> list[_Value]:
         """Return values by place in the order of the regions."""
         return [value for _, value in sorted(zip(self.order, values, strict=True), key=lambda pair: pair[0])]
 
 
-def _counted(array: np.ndarray, images: int, of: int) -> int:
-    has_batch_axis = bool(array.ndim) and array.shape[0] % of == 0
-    return array.size * images // of if has_batch_axis else array.size
+def _taken(array: np.ndarray, axis: int | None, images: int, of: int) -> np.ndarray:
+    if images == of or axis is None:
+        return array
+    return array[(slice(None),) * axis + (slice(array.shape[axis] * images // of),)]
 
 
 def make_parts(prepared: Prepared, regions: Regions) -> Parts:
@@ -60,5 +64,6 @@ def make_parts(prepared: Prepared, regions: Regions) -> Parts:
         names=tuple(regions.names[region] for region in order),
         sources=tuple(names[regions.sources[region]] for region in order),
         clamps=regions.clamps[order],
+        batch_axes=tuple(prepared.tensors[names[regions.sources[region]]].batch_axis for region in order),
         firsts=tuple(sum(other < part for other in parts) for part in range(max(1, len(prepared.segments)))),
     )

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from app.errors import CalibrationProblem
+from app.observers.batch_axis import find_batch_axis
 from app.observers.forward import Forward
 from app.observers.optimize import optimize_model
 from app.observers.plan import make_plan
@@ -52,43 +53,60 @@ class _Trial:
 
     def prepare(self, shape: tuple[int, ...]) -> Prepared:
         onnx.save_model(self.graph, self.folder / _WHOLE)
-        given, tensors = self._try_whole(shape)
-        images = len(given)
+        given, tensors, mixed = self._try_whole(shape)
         whole = Segment(_WHOLE, (self.plan.input,), self.plan.fetched)
-        prepared = Prepared(self.folder, self.plan, images, tensors, (whole,), _is_float(tensors))
+        prepared = Prepared(self.folder, self.plan, len(given), tensors, (whole,), _is_float(tensors), mixed)
         cuts = cut_graph(self.graph.graph, {name: _bytes(tensors[name]) for name in self.plan.fetched})
         return prepared if len(cuts) == 1 else self._cut(prepared, cuts, given) or prepared
 
-    def _try_whole(self, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[str, Tensor]]:
-        """Return the batch of a pass, and what comes out of it."""
-        session = open_session(self.folder / _WHOLE)
-        images, outputs = self._choose_images(session, shape)
-        given = _noise(session, shape, images)
-        tensors = dict(zip(self.plan.fetched, map(_described, outputs), strict=True))
-        return given, tensors | {self.plan.input: _described(given)}
+    def _try_whole(self, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[str, Tensor], tuple[str, ...]]:
+        """Return the batch of a pass, what comes out of it, and in which tensors an image depends on the others.
 
-    def _choose_images(self, session: ort.InferenceSession, shape: tuple[int, ...]) -> tuple[int, list[np.ndarray]]:
-        """Return how many images a pass takes, and the outputs of such a pass over one repeated image.
-
-        It depends on the model alone and never changes, so that an image gives the same bits in whichever batch it
-        comes. More than one is taken only where every place in the pass computes the same bits, tried with noise: a
-        black image could hide that they differ, and observations of parts must merge to that of the whole.
+        How many images a pass takes depends on the model alone and never changes, so that an image gives the same bits
+        in whichever batch it comes. More than one is taken only where every place in the pass computes the same bits,
+        whatever is in the others, tried with noise: a black image could hide that they differ, and observations of parts
+        must merge to that of the whole.
         """
+        session = open_session(self.folder / _WHOLE)
         fixed = session.get_inputs()[0].shape[0]
-        if isinstance(fixed, int):
-            return fixed, self._run(session, shape, fixed)
-        single = self._run(session, shape, 1)
+        images = fixed if isinstance(fixed, int) else self._choose_images(session, shape)
+        given = _noise(session, shape, images)
+        outputs = self._run(session, given)
+        axes, mixed = self._find_axes(session, given, outputs) if images > 1 else ([0] * len(outputs), ())
+        described = [replace(_described(output), batch_axis=axis) for output, axis in zip(outputs, axes, strict=True)]
+        return given, dict(zip(self.plan.fetched, described, strict=True)) | {self.plan.input: _described(given)}, mixed
+
+    def _choose_images(self, session: ort.InferenceSession, shape: tuple[int, ...]) -> int:
+        single = self._run(session, _noise(session, shape, 1))
         wanted = min(_PASS_IMAGES, _PASS_ELEMENTS // max(sum(output.size for output in single), 1))
         if wanted < 2:
-            return 1, single
+            return 1
         try:
-            several = self._run(session, shape, wanted)
+            given = _noise(session, shape, wanted)
+            several = self._run(session, given)
+            axes, mixed = self._find_axes(session, given, several)
         except CalibrationProblem:
-            return 1, single  # the exporter fixed the batch somewhere inside
-        return (wanted, several) if all(_is_repeated(output, wanted) for output in several) else (1, single)
+            return 1  # the exporter fixed the batch somewhere inside
+        is_alike = not mixed and set(axes) <= {0} and all(_is_repeated(output, wanted) for output in several)
+        return wanted if is_alike else 1
 
-    def _run(self, session: ort.InferenceSession, shape: tuple[int, ...], images: int) -> list[np.ndarray]:
-        batch = _noise(session, shape, images)
+    def _find_axes(
+        self, session: ort.InferenceSession, given: np.ndarray, outputs: list[np.ndarray]
+    ) -> tuple[list[int | None], tuple[str, ...]]:
+        """Return the batch axis of each fetched tensor, and the names of those that have none to rely on."""
+        other = given.copy()
+        other[-1] = np.random.default_rng(1).random(given.shape[1:])
+        axes: list[int | None] = []
+        mixed = []
+        for name, before, after in zip(self.plan.fetched, outputs, self._run(session, other), strict=True):
+            try:
+                axes.append(find_batch_axis(before, after, len(given)))
+            except ValueError:
+                axes.append(None)
+                mixed.append(name)
+        return axes, tuple(mixed)
+
+    def _run(self, session: ort.InferenceSession, batch: np.ndarray) -> list[np.ndarray]:
         return run_session(session, self.plan.fetched, {self.plan.input: batch}, batch.shape)
 
     def _cut(self, prepared: Prepared, cuts: list[Cut], given: np.ndarray) -> Prepared | None:
@@ -117,7 +135,7 @@ class _Trial:
         return {name: (_described(output), _digest(output)) for name, output in zip(names, outputs, strict=True)}
 
     def _save(self, prepared: Prepared, cuts: list[Cut], tensors: dict[str, Tensor]) -> Prepared:
-        tensors = tensors | {self.plan.input: prepared.tensors[self.plan.input]}
+        tensors = tensors | dict(prepared.tensors)  # of these the batch axis is known
         types = {name: onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)) for name, tensor in tensors.items()}
         segments = []
         for number, cut in enumerate(cuts):

@@ -14,10 +14,14 @@ _MANIFEST = "prepared.json"
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor that a segment gives or takes, for the images of one pass: numpy's name of its type, and its shape."""
+    """A tensor that a segment gives or takes, for the images of one pass: numpy's name of its type, and its shape.
+
+    The images lie one after the other along `batch_axis`; None where the tensor is the same for all images.
+    """
 
     dtype: str
     shape: tuple[int, ...]
+    batch_axis: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Prepared:
     """All that is known of a model before the first image: `images` are run in one pass, the input has `input_shape`.
 
     `tensors` are those of the pass that was tried, input included. `is_bindable`: all of them may be laid out before.
+    `mixed`: fetched tensors in which an image also depends on the others of its pass.
     """
 
     folder: Path
@@ -42,6 +47,7 @@ class Prepared:
     tensors: Mapping[str, Tensor]
     segments: tuple[Segment, ...]
     is_bindable: bool
+    mixed: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -52,10 +58,6 @@ class Prepared:
     def pass_values(self) -> int:
         """How many values a pass has that may be counted."""
         return sum(math.prod(self.tensors[name].shape) for name in (self.plan.input, *self.plan.fetched))
-
-    def has_batch_axis(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of that shape holds the images of the pass one after the other."""
-        return bool(shape) and shape[0] % self.images == 0
 
 
 def save_prepared(prepared: Prepared) -> None:
@@ -69,7 +71,8 @@ def save_prepared(prepared: Prepared) -> None:
             "views": {name: _view_to_json(view) for name, view in prepared.plan.views.items()},
         },
         "segments": [[segment.file, segment.inputs, segment.outputs] for segment in prepared.segments],
-        "tensors": {name: [tensor.dtype, tensor.shape] for name, tensor in prepared.tensors.items()},
+        "mixed": prepared.mixed,
+        "tensors": {name: [tensor.dtype, tensor.shape, tensor.batch_axis] for name, tensor in prepared.tensors.items()},
     }
     (prepared.folder / _MANIFEST).write_text(json.dumps(facts, allow_nan=False), encoding="utf-8")
 
@@ -83,9 +86,10 @@ def read_prepared(folder: Path) -> Prepared:
         folder,
         Plan(plan["input"], tuple(plan["fetched"]), views),
         facts["images"],
-        {name: Tensor(dtype, tuple(shape)) for name, (dtype, shape) in facts["tensors"].items()},
+        {name: Tensor(dtype, tuple(shape), axis) for name, (dtype, shape, axis) in facts["tensors"].items()},
         tuple(Segment(file, tuple(inputs), tuple(outputs)) for file, inputs, outputs in facts["segments"]),
         facts["is_bindable"],
+        tuple(facts["mixed"]),
     )
 
 

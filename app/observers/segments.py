@@ -28,16 +28,21 @@ class Cut:
 def cut_graph(graph: onnx.GraphProto, fetched_bytes: Mapping[str, int]) -> list[Cut]:
     """Return the segments of graph, whose nodes stand in an order of execution; fetched tensors by bytes of a pass."""
     groups = _group_nodes(graph, fetched_bytes)
-    constants = {tensor.name for tensor in graph.initializer}
     made = [{name for node in nodes for name in node.output if name} for nodes in groups]
-    used = [_read_by(nodes) - constants for nodes in groups]
+    # A subgraph mentions names of its own, too; only those of this graph are handed over.
+    known = {value.name for value in graph.input}.union(*made) - _constants(graph)
+    used = [_read_by(nodes) & known for nodes in groups]
     cuts = []
     for number, nodes in enumerate(groups):
         later = set().union(*used[number + 1 :])
-        inputs = sorted(used[number] - made[number] - {""})
+        inputs = sorted(used[number] - made[number])
         outputs = [name for node in nodes for name in node.output if name in fetched_bytes or name in later]
         cuts.append(Cut(tuple(nodes), tuple(inputs), tuple(outputs)))
     return cuts
+
+
+def _constants(graph: onnx.GraphProto) -> set[str]:
+    return {tensor.name for tensor in graph.initializer} | {tensor.values.name for tensor in graph.sparse_initializer}
 
 
 def _group_nodes(graph: onnx.GraphProto, fetched_bytes: Mapping[str, int]) -> list[list[onnx.NodeProto]]:
@@ -65,6 +70,7 @@ def save_segment(model: onnx.ModelProto, cut: Cut, types: Mapping[str, int], seg
     outputs = [onnx.ValueInfoProto(name=name) for name in cut.outputs]
     weights = [tensor for tensor in model.graph.initializer if tensor.name in read]
     graph = onnx.helper.make_graph(cut.nodes, "segment", inputs, outputs, weights)
+    graph.sparse_initializer.extend(tensor for tensor in model.graph.sparse_initializer if tensor.values.name in read)
     part = onnx.helper.make_model(
         graph, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
     )

@@ -24,7 +24,7 @@ from app.errors import CrashLoop, GpuLost, Problem, WorkerCrashed, WorkerProblem
 from app.resolved import ResolvedJob, Tools
 from app.settings import Settings
 from app.spec import JobSpec
-from app.worker.room import count_bytes, make_room
+from app.worker.room import make_room
 from app.worker.tools import tools_for_job
 
 log = structlog.get_logger()
@@ -118,8 +118,7 @@ class Run:
     def _kept_pixels(self) -> dict[str, Any]:
         """Return where decoded pictures are kept, and how many bytes more may be."""
         folder, limit = self.worker.settings.pixels_folder, self.worker.settings.pixels_bytes
-        make_room(folder, limit)
-        return {"folder": str(folder), "bytes": max(0, limit - count_bytes(folder))}
+        return {"folder": str(folder), "bytes": max(0, limit - make_room(folder, limit))}
 
     def _until_it_lives(self, attempt: Callable[[], Answer]) -> Answer:
         last: Problem = CrashLoop(attempts=self.worker.settings.max_crashes)

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,21 +12,30 @@ _IN_USE_SECONDS = 24 * 3600
 UNFINISHED = "new-"
 
 
-def make_room(parent: Path, limit_bytes: int) -> None:
-    """Remove the folders that were not used for longest until the rest is below the limit, and what a crash left."""
+def make_room(parent: Path, limit_bytes: int) -> int:
+    """Remove the folders that were not used for longest until the rest is below the limit, and what a crash left.
+
+    Returns how many bytes there are now.
+    """
     folders = sorted(_ages(parent))
     total = sum(size for _, size, _ in folders)
     for used_at, size, folder in folders:
         is_kept = total <= limit_bytes and not folder.name.startswith(UNFINISHED)
         if is_kept or time.time() - used_at < _IN_USE_SECONDS:
             continue
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         total -= size
+    return total
 
 
-def count_bytes(parent: Path) -> int:
-    """Return how many bytes all folders have together."""
-    return sum(size for _, size, _ in _ages(parent))
+def _remove(folder: Path) -> None:
+    # Renamed first: half of a folder must not pass for a whole one.
+    going = folder.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
+    try:
+        folder.rename(going)
+    except OSError:
+        return  # another worker was faster
+    shutil.rmtree(going, ignore_errors=True)
 
 
 def _ages(parent: Path) -> Iterator[tuple[float, int, Path]]:

@@ -1,8 +1,11 @@
 """Machine code that stands alone: the same as numba's, kept, checked, and refused where it needs more."""
 
 import ctypes
+import functools
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +42,9 @@ def test_the_code_alone_counts_as_numbas_does(monkeypatch: pytest.MonkeyPatch) -
 
 def test_code_is_kept_and_made_anew_where_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "_folders", lambda: [tmp_path])
-    load = kernel.load_kernel.__wrapped__
+    load = kernel.find_or_compile.__wrapped__
     load(MODULE, "measure_extremes", ARGUMENTS)
-    (kept,) = tmp_path.iterdir()
+    (kept,) = tmp_path.glob("*.code")
     good, made_at = kept.read_bytes(), kept.stat().st_mtime_ns
     load(MODULE, "measure_extremes", ARGUMENTS)
     assert kept.stat().st_mtime_ns == made_at
@@ -50,9 +53,34 @@ def test_code_is_kept_and_made_anew_where_it_is_damaged(tmp_path: Path, monkeypa
     assert kept.read_bytes() == good
 
 
+def test_code_that_may_not_be_read_is_made_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, open_ = tmp_path / "closed", tmp_path / "open"
+    (closed / f"measure_extremes-{kernel._key(MODULE)}.code").mkdir(parents=True)  # root may read any file
+    open_.mkdir()
+    monkeypatch.setattr(kernel, "_folders", lambda: [closed, open_])
+    monkeypatch.setattr(kernel, "_is_writable", lambda folder: folder == open_)
+    assert kernel.find_or_compile.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)(*[0] * 5, 0, *[0] * 6) == OK
+    (kept,) = open_.glob("*.code")
+    assert kept.stat().st_mode & 0o777 == 0o644
+
+
+def test_threads_that_ask_at_once_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def slow(*arguments: object) -> str:
+        asked.append(arguments)
+        time.sleep(0.2)
+        return "kernel"
+
+    monkeypatch.setattr(kernel, "find_or_compile", functools.cache(slow))
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: kernel.load_kernel(MODULE, "any", 0), range(8))) == {"kernel"}
+    assert len(asked) == 1
+
+
 def test_without_a_folder_it_is_compiled_and_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(kernel, "_folders", lambda: [Path("/proc/nowhere")])
-    function = kernel.load_kernel.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)
+    function = kernel.find_or_compile.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)
     assert function(*[0] * 5, 0, *[0] * 6) == OK
     assert "no folder to keep the kernel measure_extremes in" in caplog.text
 
@@ -74,8 +102,9 @@ def test_code_that_needs_more_is_refused() -> None:
 
 
 def test_what_cannot_stand_alone_is_compiled_here(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(kernel, "_find_or_build", lambda *_: None)
-    function = kernel.load_kernel.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)
+    monkeypatch.setattr(kernel, "_folders", list)
+    monkeypatch.setattr(kernel.sys, "executable", "/bin/false")
+    function = kernel.find_or_compile.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)
     assert function(*[0] * 5, 0, *[0] * 6) == OK
     assert "numba compiles the kernel measure_extremes in this process" in caplog.text
 

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from app.worker.room import count_bytes, make_room
+from app.worker.room import make_room
 
 HOUR = 3600
 
@@ -20,8 +20,8 @@ def add(parent: Path, name: str, size: int, hours: float) -> Path:
 
 def test_the_longest_unused_go_first(tmp_path: Path) -> None:
     oldest, old, fresh = add(tmp_path, "a", 100, 72), add(tmp_path, "b", 100, 48), add(tmp_path, "c", 100, 1)
-    assert count_bytes(tmp_path) == 300
-    make_room(tmp_path, 200)
+    assert make_room(tmp_path, 300) == 300
+    assert make_room(tmp_path, 200) == 200
     assert (oldest.exists(), old.exists(), fresh.exists()) == (False, True, True)
     make_room(tmp_path, 0)
     assert (old.exists(), fresh.exists()) == (False, True)
@@ -34,5 +34,4 @@ def test_what_a_crash_left_goes_after_a_day(tmp_path: Path) -> None:
 
 
 def test_no_folder_is_no_room_to_make(tmp_path: Path) -> None:
-    make_room(tmp_path / "none", 0)
-    assert count_bytes(tmp_path / "none") == 0
+    assert make_room(tmp_path / "none", 0) == 0

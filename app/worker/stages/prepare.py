@@ -8,27 +8,47 @@ from pathlib import Path
 from typing import Any
 
 from app import keys
+from app.blobs.durable import raising_problems
 from app.native.kernel import describe_cpu
 from app.worker.context import Run
 from app.worker.files import model_path
 from app.worker.room import UNFINISHED, make_room
 
 STEP = "app.worker.steps.prepare:prepare"
+CHECK_STEP = "app.worker.steps.prepare:check_excluded"
 
 _ANSWER = "answer.json"
+#: Raised when what is kept is written or used in another way.
+_VERSION = 1
 
 
 def find_or_prepare(run: Run) -> dict[str, Any]:
     """Return {"folder", "model": path, "tensors": names}, made now unless this machine has it."""
-    folder = run.worker.settings.prepared_folder / _key(run)
-    if not (folder / _ANSWER).exists():
-        _prepare(run, folder)
-    os.utime(folder)
-    answer = json.loads((folder / _ANSWER).read_text(encoding="utf-8"))
+    _check_excluded(run)
+    key = _key(run)
+    folder = run.worker.settings.prepared_folder / key
+    with run.claim(key):
+        answer = _read_answer(folder) or _prepare(run, folder)
     needs_model = answer["model"] is None and _observer(run) == "tensorrt"
     given = model_path(run.worker.blobs, run.job.model, run.folder / "model") if needs_model else None
     own = str(folder / answer["model"]) if answer["model"] else None
     return {"folder": str(folder), "model": own or given, "tensors": answer["tensors"]}
+
+
+def _check_excluded(run: Run) -> None:
+    # An exclude that names nothing fails now, rather than after the calibration.
+    names = list(run.job.spec.quantize.excluding(()).exclude)
+    if names:
+        model = model_path(run.worker.blobs, run.job.model, run.folder / "model")
+        run.child(CHECK_STEP, {"model": model, "exclude": names})
+
+
+def _read_answer(folder: Path) -> dict[str, Any] | None:
+    try:
+        os.utime(folder)  # in use from now on
+        return json.loads((folder / _ANSWER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _observer(run: Run) -> str:
@@ -39,18 +59,19 @@ def _key(run: Run) -> str:
     calibration, quantize = run.job.spec.calibration, run.job.spec.quantize
     assert calibration is not None
     return keys.key_from(
+        version=_VERSION,
         model=run.job.model.digest,
         preprocess=run.job.spec.preprocess,
         observe=calibration.observe,
         equalize=keys.EQUALIZER if quantize.equalize else None,
-        exclude=list(quantize.excluding(()).exclude) or None,
         observer=f"{run.job.tools.observer}/{keys.OBSERVER_VERSION}",
         cpu=describe_cpu(),
     )
 
 
-def _prepare(run: Run, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+def _prepare(run: Run, folder: Path) -> dict[str, Any]:
+    with raising_problems():
+        folder.parent.mkdir(parents=True, exist_ok=True)
     make_room(folder.parent, run.worker.settings.prepared_bytes)
     fresh = folder.parent / f"{UNFINISHED}{uuid.uuid4().hex}"
     request = {
@@ -61,8 +82,10 @@ def _prepare(run: Run, folder: Path) -> None:
     }
     try:
         answer = run.child(STEP, request)
-        (fresh / _ANSWER).write_text(json.dumps(answer), encoding="utf-8")
-        if not folder.exists():  # another job may have been first; theirs is as good
+        with raising_problems():
+            (fresh / _ANSWER).write_text(json.dumps(answer), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)  # what is there has no answer
             fresh.rename(folder)
+        return answer
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -1,31 +1,45 @@
 """The step prepare: the model that will be observed, and for the CPU everything that its observer needs."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from app.errors import InsufficientStorage
 from app.observers.prepare import prepare_model_to_observe
 from app.quant.graph import find_activations, find_needed_tensors, prepare_model
 from app.quant.selection import find_excluded
-from app.spec import JobSpec, PreprocessSpec, QuantizeSpec
+from app.spec import JobSpec, PreprocessSpec
 from app.worker.steps.equalize import write_equalized
+
+Report = Callable[[dict[str, Any]], None]
 
 _EQUALIZED = "equalized.onnx"
 
 
-def prepare(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def prepare(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write to `out` what observing needs; return {"tensors": names, "model": name of a file in `out`, or None}.
 
     request: {"model": path, "spec": JobSpec, "observer": "onnxruntime" or "tensorrt", "out": folder}. Where the model will
     be equalized, that one is observed: it is the file. For onnxruntime its optimized segments are there, too. Raises
-    CalibrationProblem, SpecProblem for an exclude that names nothing.
+    CalibrationProblem, InsufficientStorage.
     """
     spec, path, out = JobSpec.model_validate(request["spec"]), Path(request["model"]), Path(request["out"])
     assert spec.calibration is not None
-    out.mkdir()
-    _check_excluded(path, spec.quantize)
+    try:
+        out.mkdir()
+        return _prepare(request, spec, (path, out), report)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InsufficientStorage from error
+        raise
+
+
+def _prepare(request: dict[str, Any], spec: JobSpec, paths: tuple[Path, Path], report: Report) -> dict[str, Any]:
+    assert spec.calibration is not None
+    path, out = paths
     tensors = _find_tensors(path, spec.calibration.observe)
     if spec.quantize.equalize:
         path, kept = write_equalized(path, out / _EQUALIZED)
@@ -36,19 +50,18 @@ def prepare(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     return {"tensors": tensors, "model": _EQUALIZED if spec.quantize.equalize else None}
 
 
+def check_excluded(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Return {}. request: {"model": path, "exclude": names}. Raises SpecProblem for a name that the model does not have."""
+    model = onnx.load(request["model"])
+    find_excluded(request["exclude"], model.graph, prepare_model(model).graph)
+    return {}
+
+
 def image_shape(preprocess: PreprocessSpec) -> tuple[int, ...]:
     """Return the shape of one image's batch, of a resolved spec."""
     assert preprocess.size is not None
     channels = (preprocess.channels,)
     return (1, *preprocess.size, *channels) if preprocess.layout == "NHWC" else (1, *channels, *preprocess.size)
-
-
-def _check_excluded(model_path: Path, quantize: QuantizeSpec) -> None:
-    """Raise SpecProblem for an exclude that names nothing now, rather than after the calibration."""
-    named = quantize.excluding(()).exclude
-    if named:
-        model = onnx.load(model_path)
-        find_excluded(named, model.graph, prepare_model(model).graph)
 
 
 def _find_tensors(model_path: Path, wanted: str) -> list[str]:
