@@ -8,7 +8,7 @@ import pytest
 
 from tests.api.test_jobs import run, succeeded
 from tests.api.test_uploads import assert_problem, members, tar_of, zip_of
-from tests.running import CALIBRATION
+from tests.running import CALIBRATION, RunningServer
 
 FILES = dict(sorted(members(CALIBRATION).items()))
 PATHS = list(FILES)
@@ -132,3 +132,17 @@ def test_converge_is_told_on_table_and_report(http: httpx.Client) -> None:
     assert any("32 of 100 images sufficed" in line for line in log_of(http, job))
     restless = succeeded(run(http, spec_on("converging", converge=1e-9)))
     assert "not_converged" in restless["warnings"]
+
+
+def test_a_model_is_prepared_once_and_again_where_that_was_damaged(http: httpx.Client, server: RunningServer) -> None:
+    told = []
+    for number in range(3):
+        files = {path: FILES[path] for path in PATHS[200 + 10 * number : 210 + 10 * number]}
+        http.put(f"/v1/datasets/prepared-{number}", content=zip_of(files))
+        if number == 2:
+            for answer in (server.data / "prepared").glob("*/answer.json"):
+                answer.unlink()
+        job = succeeded(run(http, spec_on(f"prepared-{number}", observe="all", method="minmax")))
+        told.append([line for line in log_of(http, job) if line.startswith("prepared")])
+    assert [len(lines) for lines in told] == [1, 0, 1]
+    assert not list((server.data / "prepared").glob("new-*"))
