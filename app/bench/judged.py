@@ -12,6 +12,7 @@ from app.bench.subject import Subject
 from app.engines.judge_run import JudgedModels
 from app.engines.judge_run import judge as judge_models
 from app.inputs.labels import labels_from_listing
+from app.quant.folding import fold_constants
 from app.quant.macs import count_multiply_adds
 from app.quant.nodes import Index, index_graph
 from app.quant.placement import WEIGHTED_OPS
@@ -37,7 +38,8 @@ def judge(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
 
 
 def float_share(model: onnx.ModelProto) -> float:
-    """Return the share of the known multiply-adds in nodes that do not read both their factors in INT8."""
+    """Return the share of the known multiply-adds in nodes that do not read both their factors in INT8; folds constants."""
+    fold_constants(model)  # paddings that exporters compute are what shapes hang on
     types, index = infer_types(model), index_graph(model.graph)
     weighted = [node for node in model.graph.node if node.op_type in WEIGHTED_OPS]
     counts = {node.output[0]: count_multiply_adds(node, types) or 0 for node in weighted}
