@@ -143,7 +143,7 @@ def test_damaged_plan_is_refused_and_built_anew(server: RunningServer, http: htt
         ({"engine": {"workspace_bytes": 10**30}}, "invalid-spec"),
         ({"preprocess": {"scale": 0}}, "invalid-spec"),
         ({"engine": {"optimization_level": 5}}, "unsupported-option"),
-        ({"calibration": None, "engine": {"precision": "fp32"}, "judge": {"latency": True}}, "unsupported-option"),
+        ({"calibration": None, "engine": {"precision": "fp32"}, "judge": {"latency": True}}, "invalid-spec"),
         ({"calibration": None, "engine": {"precision": "fp32"}, "quantize": {"exclude": ["x"]}}, "invalid-spec"),
         ({"judge": {"gate": {"max_accuracy_drop": 0.1}}}, "invalid-spec"),
     ],
