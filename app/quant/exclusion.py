@@ -14,8 +14,10 @@ from app.spec import GateSpec
 DEFAULT_AGREEMENT = 0.98
 DEFAULT_SQNR_DB = 30.0
 DEFAULT_LIMIT = 0.05
-#: Groups are given back to INT8 one by one at the end, in so many trials.
+#: Groups are given back to INT8 one by one at the end, in so many trials, if they are this share of all that is excluded:
+#: agreement is counted on few images, which do not tell that a small group with a large loss is needed.
 _MOST_RETURNS = 8
+_LEAST_RETURN = 0.1
 #: Shares are quotients of whole numbers, compared as float64.
 _ROUNDING = 1e-9
 
@@ -84,7 +86,8 @@ class Search:
 
 
 def find_exclusion(search: Search, ordered: Sequence[Group]) -> list[Group]:
-    """Return the groups to leave in float: the shortest start of `ordered` that holds, less what it does not need.
+    """Return the groups to leave in float: the shortest start of `ordered` that holds, less the large ones that it does not
+    need.
 
     Where not even all of them hold, those of the tried ones that agree best.
     """
@@ -100,8 +103,9 @@ def find_exclusion(search: Search, ordered: Sequence[Group]) -> list[Group]:
 
 
 def _without_needless(search: Search, chosen: list[Group]) -> list[Group]:
+    least = _LEAST_RETURN * sum(group.share for group in chosen)
     by_cost = sorted(chosen, key=lambda group: -group.share)
-    for group in [group for group in by_cost if group.share > 0][:_MOST_RETURNS]:
+    for group in [group for group in by_cost if group.share > least][:_MOST_RETURNS]:
         rest = [each for each in chosen if each is not group]
         if search.holds(rest):
             chosen = rest

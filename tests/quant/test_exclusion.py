@@ -37,7 +37,7 @@ def test_order_is_by_worth_and_leaves_out_what_gains_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("agreement", "expected"),
-    [(0.95, []), (0.953, ["g3"]), (0.957, ["g3", "g2"]), (0.966, ["g3", "g2", "g1"]), (0.98, ["g0"])],
+    [(0.95, []), (0.953, ["g3"]), (0.957, ["g3", "g2"]), (0.966, ["g3", "g2", "g1"]), (0.98, ["g3", "g2", "g0"])],
 )
 def test_the_fewest_multiply_adds(agreement: float, expected: list[str]) -> None:
     looked_for = search(agreement)
