@@ -74,5 +74,5 @@ def _preprocess(text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecProblem(reason=f"preprocess is neither a preset's name nor JSON ({error})") from error

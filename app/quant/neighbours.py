@@ -19,7 +19,7 @@ _KEEPING = frozenset(
 #: |output| <= |first input|.
 _SHRINKING = frozenset(
     """
-    Abs AveragePool Ceil GatherND Gather GlobalAveragePool GlobalMaxPool HardSwish MaxPool Neg ReduceMax ReduceMean
+    Abs AveragePool GatherND Gather GlobalAveragePool GlobalMaxPool HardSwish MaxPool Neg ReduceMax ReduceMean
     ReduceMin Relu Slice Softsign Split Tanh
     """.split()
 )

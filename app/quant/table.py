@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from app.quant.observation import Observation
 #: float32 scales below this are denormal or zero, above it HAZARDS calls them poison; either is refused.
 MIN_SCALE = float(np.finfo(np.float32).tiny) / 2
 MAX_SCALE = 2.0**40
+_METHOD = re.compile(r"[A-Za-z0-9-]{1,40}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def table_from_json(value: object) -> Table:
     if unknown := fields.keys() - {"amax", "dead", "format", "method"}:
         raise TableProblem(reason=f"unknown fields {sorted(unknown)}")
     amax, dead, method = fields.get("amax"), fields.get("dead", []), fields.get("method", "imported")
-    if not isinstance(amax, dict) or not isinstance(method, str):
+    if not isinstance(method, str) or not _METHOD.fullmatch(method):
+        raise TableProblem(reason="method is 1 to 40 letters, digits and hyphens")
+    if not isinstance(amax, dict):
         raise TableProblem(reason="amax is an object of numbers, method a string")
     if not isinstance(dead, list) or not all(isinstance(name, str) for name in dead) or amax.keys() & set(dead):
         raise TableProblem(reason="dead is a list of tensor names without an amax")

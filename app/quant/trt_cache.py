@@ -14,7 +14,7 @@ MAX_CACHE_BYTES = 16 << 20
 #: Names that TensorRT writes in its own caches; the quantile and legacy variants are read as well.
 ALGORITHMS = ("EntropyCalibration", "EntropyCalibration2", "MinMaxCalibration", "LegacyCalibration")
 
-_HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9]{1,64})")
+_HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9]{1,40})")
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,2})\.([0-9]{1,2})(?:\.[0-9]{1,9})?")
 _HEX = re.compile(r"[0-9a-fA-F]{8}")
 
@@ -36,7 +36,7 @@ def format_trt_cache(
     Raises TableScaleInvalid for a scale that is not a finite number above zero, ModelTensorNameUnsafe for a name that
     would break the lines, UnsupportedOption for a version or algorithm that cannot stand in the header.
     """
-    if not re.fullmatch(r"[A-Za-z0-9]{1,64}", algorithm):
+    if not re.fullmatch(r"[A-Za-z0-9]{1,40}", algorithm):
         raise UnsupportedOption(option="algorithm", reason="it is letters and digits, such as EntropyCalibration2")
     lines = [f"TRT-{format_trt_version(version)}-{algorithm}"]
     lines += [f"{_safe_name(name)}: {_hex_from_scale(name, scale)}" for name, scale in scales.items()]

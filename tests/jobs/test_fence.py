@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -58,6 +60,20 @@ def test_cancel_ends_the_running_child(own_server: RunningServer) -> None:
         server.stop()
 
 
+def pause_between_transactions(server: RunningServer, worker: psutil.Process) -> bool:
+    """Stop a worker and say whether it holds no lock on the database; else let it go on, for nobody could write."""
+    worker.send_signal(signal.SIGSTOP)
+    for name in ("app.db", "jobs.db"):
+        with closing(sqlite3.connect(server.data / name, timeout=0.2, isolation_level=None)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                worker.send_signal(signal.SIGCONT)
+                return False
+    return True
+
+
 def test_paused_worker_can_write_nothing_afterwards(own_server: RunningServer) -> None:
     server = own_server.start()
     paused = worker_of(server)
@@ -69,7 +85,7 @@ def test_paused_worker_can_write_nothing_afterwards(own_server: RunningServer) -
             upload_digits(client)
             job_id = client.post("/v1/jobs", json=JOB).json()["id"]
             wait_until(lambda: steps_of(server))
-            paused.send_signal(signal.SIGSTOP)
+            wait_until(lambda: pause_between_transactions(server, paused))
             other = subprocess.Popen(command, env=environment | server.environment, cwd=ROOT)
             job = wait_for(client, job_id)
             assert (job["state"], job["attempt"]) == ("succeeded", 2)

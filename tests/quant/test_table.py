@@ -89,3 +89,9 @@ def test_imported_scales_come_back_bit_for_bit():
 def test_drift():
     drift = compute_drift(Table({"a": 2.0, "b": 1.0}), Table({"a": 2.5, "c": 1.0}))
     assert drift == {"a": 0.25, "b": float("inf"), "c": float("inf")}
+
+
+@pytest.mark.parametrize("method", ["", "a" * 41, "two\nlines", "\ud800", 7])
+def test_methods_that_no_row_holds_are_refused(method: object) -> None:
+    with pytest.raises(TableProblem, match="method is 1 to 40"):
+        table_from_json(json.dumps({"format": "enginesmith-table-1", "amax": {"x": 1.0}, "method": method}).encode())
