@@ -69,7 +69,7 @@ def _describe_model(model: ModelProto, limits: InputLimits) -> dict[str, Any]:
         "inputs": [_describe(value) for value in _real_inputs(model)],
         "opset": get_opset(model),
         "ir_version": model.ir_version,
-        "producer": printable(f"{model.producer_name} {model.producer_version}".strip()),
+        "producer": printable(" ".join(_text(text) for text in (model.producer_name, model.producer_version) if text)),
     }
     outputs = [_describe(value) for value in model.graph.output]
     inferred = infer_output_shapes(model, limits)  # the model is used up from here on
@@ -115,6 +115,9 @@ def _check_value(value: ValueInfoProto) -> None:
     if tensor.elem_type not in TensorProto.DataType.values() or not tensor.elem_type:
         raise ModelInvalidGraph(reason=f"{value.name} has no known type")
     for dimension in tensor.shape.dim:
+        # protobuf hands text out as bytes where it is no UTF-8.
+        if isinstance(dimension.dim_param, bytes):
+            raise ModelInvalidGraph(reason=f"{value.name} has a dimension whose name is not UTF-8")
         if dimension.HasField("dim_value") and dimension.dim_value < _UNKNOWN_SIZE:
             raise ModelInvalidGraph(reason=f"{value.name} has the dimension {dimension.dim_value}; name it instead")
 
@@ -141,6 +144,10 @@ def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> int | str | None:
     # Paddle's exporter calls every unknown size `?`: no name, or height and width would be held to be equal.
     is_name = any(letter.isalnum() for letter in dimension.dim_param)
     return str(dimension.dim_param)[:100] if is_name else None
+
+
+def _text(text: str | bytes) -> str:
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 def _hash_file(name: str, path: Path) -> _Content:

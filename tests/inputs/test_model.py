@@ -268,6 +268,13 @@ def test_mutated_models_are_described_or_refused(tmp_path: Path, changes: list[t
         return
 
 
+def test_text_that_is_no_utf8(tmp_path: Path) -> None:
+    content = small_model().SerializeToString()
+    with pytest.raises(errors.ModelInvalidGraph, match="x has a dimension whose name is not UTF-8"):
+        inspect(tmp_path, content.replace(b"\n\x03\x12\x01N", b"\n\x03\x12\x01\x80"))
+    assert inspect(tmp_path, content.replace(b"\x12\x02us", b"\x12\x02u\x80"))["producer"] == "u\ufffd"
+
+
 WEIGHT = np.arange(108, dtype="<f4").tobytes()
 
 
