@@ -1,6 +1,7 @@
 """Fixtures that many tests share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import httpx
 import pytest
 
 from tests.running import RunningServer, upload_digits
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start be interrupted, also where a shell started pytest in the background: it ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
