@@ -151,6 +151,7 @@ class QuantizeSpec(Frozen):
     are then observed on that model.
     `center` moves what a Relu or Clip at zero gives to a range around zero where all readers are unpadded, exactly in
     float: its INT8 steps are half as large. It needs `bias_correction`, for zeros that cost nothing become values.
+    `asymmetric` gives activations zero points, so that all steps are spent on values that occur; for ONNX Runtime alone.
     `bias_correction` takes the error to expect of every INT8 output channel out of its bias; `weight_rounding` gptq
     rounds each weight to make up for the rounding of those before it. Both look at calibration images.
     `exclude` lists what stays float; `auto`, alone or in the list, adds the fewest multiply-adds that make the gate hold
@@ -169,6 +170,7 @@ class QuantizeSpec(Frozen):
     float_type: FloatType = "fp32"
     equalize: bool = False
     center: bool = False
+    asymmetric: bool = False
     bias_correction: bool = False
     weight_rounding: WeightRounding = "nearest"
 
@@ -176,6 +178,8 @@ class QuantizeSpec(Frozen):
     def _options_fit(self) -> Self:
         if self.center and not self.bias_correction:
             raise ValueError("center needs bias_correction: true; without it rounded weights cost more than is gained")
+        if self.asymmetric and (self.center or self.float_type == "fp16"):
+            raise ValueError("asymmetric spends all steps by itself, and fp16 is for TensorRT, which takes no zero points")
         if self.max_excluded is not None and not self.excludes_automatically:
             raise ValueError("max_excluded limits what exclude: auto may leave in float; add auto or leave it out")
         return self

@@ -49,6 +49,7 @@ class QuantizeQuery(Frozen):
 
     float_type: FloatType = "fp32"
     placement: Placement = "default"
+    asymmetric: bool = False
     exclude: list[str] = Field(default=[], max_length=1000)
 
 

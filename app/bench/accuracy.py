@@ -20,6 +20,7 @@ from app.spec import PreprocessSpec
 #: What we are asked for: calibration.method and quantize.
 _TUNED = {"bias_correction": True, "weight_rounding": "gptq"}
 _CENTERED = _TUNED | {"center": True}
+_ASYMMETRIC = _TUNED | {"asymmetric": True}
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "minmax": ("minmax", {}),
     "percentile": ("percentile", {}),
@@ -30,6 +31,9 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "auto, bias_correction, gptq": ("auto", _TUNED),
     "auto, bias_correction, gptq, center": ("auto", _CENTERED),
     "auto, bias_correction, gptq, center, exclude auto": ("auto", _CENTERED | {"exclude": "auto"}),
+    "auto, asymmetric": ("auto", {"asymmetric": True}),
+    "auto, bias_correction, gptq, asymmetric": ("auto", _ASYMMETRIC),
+    "auto, bias_correction, gptq, asymmetric, exclude auto": ("auto", _ASYMMETRIC | {"exclude": "auto"}),
 }
 _ORT_METHODS = ("MinMax", "Entropy", "Percentile")
 _TIMEOUT_SECONDS = 3600

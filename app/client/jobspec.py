@@ -52,6 +52,7 @@ class EngineOptions:
     max_accuracy_drop: Annotated[float | None, typer.Option(help="Gate: loss of accuracy on labelled images, 0 to 1.")] = None
     equalize: Annotated[bool | None, typer.Option("--equalize", help="Even out weights between convolutions first.")] = None
     center: Annotated[bool | None, typer.Option("--center", help="Move one-sided activations to around zero.")] = None
+    asymmetric: Annotated[bool | None, typer.Option("--asymmetric", help="Zero points, for ONNX Runtime alone.")] = None
     bias_correction: Annotated[
         bool | None, typer.Option("--bias-correction", help="Take the error to expect out of the biases.")
     ] = None
@@ -118,6 +119,7 @@ def _put_engine(document: dict[str, Any], options: EngineOptions) -> None:
             "exclude": options.exclude or None,
             "equalize": options.equalize,
             "center": options.center,
+            "asymmetric": options.asymmetric,
             "bias_correction": options.bias_correction,
             "weight_rounding": options.weight_rounding,
             "max_excluded": options.max_excluded,

@@ -1,6 +1,6 @@
 """What each backend can build, known without importing any runtime: the API refuses the rest before a job starts."""
 
-from app.engines.tensorrt_rules import check_tensorrt_spec, refuse_tensorrt_options
+from app.engines.tensorrt_rules import check_tensorrt_spec, refuse_tensorrt_options, refuse_zero_points
 from app.errors import ComputeCapabilityRequired, ComputeCapabilityUnsupported, UnsupportedOption
 from app.spec import EngineSpec, QuantizeSpec
 
@@ -45,6 +45,7 @@ def _check_onnxruntime(engine: EngineSpec, quantize: QuantizeSpec) -> None:
 
 def _check_rtx(engine: EngineSpec, quantize: QuantizeSpec) -> None:
     _check_explicit(engine)
+    refuse_zero_points(engine, quantize)
     if engine.precision not in RTX_PRECISIONS:
         reason = f"tensorrt-rtx engines are {', '.join(RTX_PRECISIONS)}"
         raise UnsupportedOption(option=f"engine.precision {engine.precision}", reason=reason)

@@ -14,11 +14,19 @@ def check_tensorrt_spec(engine: EngineSpec, quantize: QuantizeSpec) -> None:
     if engine.precision not in TENSORRT_PRECISIONS:
         reason = f"Q/DQ models are written in INT8 here; tensorrt engines are {', '.join(TENSORRT_PRECISIONS)}"
         raise UnsupportedOption(option=f"engine.precision {engine.precision}", reason=reason)
+    refuse_zero_points(engine, quantize)
     if engine.compute_capability is not None and len(engine.compute_capability) > 1:
         reason = "tensorrt builds for the GPU of one worker; send a job for each, or hardware_compatible for Ampere and newer"
         raise ComputeCapabilityUnsupported(value=", ".join(engine.compute_capability), reason=reason)
     if engine.quantization == "implicit":
         _check_implicit(engine, quantize)
+
+
+def refuse_zero_points(engine: EngineSpec, quantize: QuantizeSpec) -> None:
+    """Raise UnsupportedOption where activations would get what TensorRT does not take."""
+    if quantize.asymmetric:
+        reason = f"{engine.backend} takes zero point 0 alone; center does the like without, where it can"
+        raise UnsupportedOption(option="quantize.asymmetric", reason=reason)
 
 
 def refuse_tensorrt_options(engine: EngineSpec) -> None:

@@ -13,15 +13,17 @@ _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 @dataclass(frozen=True)
 class Int8Activation:
-    """Input `position` of a node is `tensor` behind a Q/DQ pair of this scale."""
+    """Input `position` of a node is `tensor` behind a Q/DQ pair of this scale and zero point."""
 
     position: int
     tensor: str
     scale: np.float32
+    zero_point: int
 
     def on_grid(self, values: np.ndarray) -> np.ndarray:
-        """Return values as the node reads them: rounded half to even, saturated at -128 and 127 steps."""
-        return np.clip(np.rint(values / self.scale), -128, 127) * self.scale
+        """Return values as the node reads them: rounded half to even, saturated at what int8 holds."""
+        least = -128 - self.zero_point
+        return np.clip(np.rint(values / self.scale), least, least + 255) * self.scale
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,10 @@ def _activations(node: onnx.NodeProto, index: Index) -> Iterator[Int8Activation]
     for position, name in enumerate(node.input):
         dequantize = _made_by(name, _DEQUANTIZE, index)
         quantize = _made_by(dequantize.input[0], _QUANTIZE, index) if dequantize is not None else None
-        scale = index.array(quantize.input[1]) if quantize is not None else None
-        if quantize is not None and scale is not None and scale.size == 1:
-            yield Int8Activation(position, quantize.input[0], np.float32(scale.reshape(())))
+        parameters = [index.array(name) for name in quantize.input[1:3]] if quantize is not None else []
+        if quantize is not None and all(value is not None and value.size == 1 for value in parameters):
+            scale, zero_point = (value.reshape(()) for value in parameters if value is not None)
+            yield Int8Activation(position, quantize.input[0], np.float32(scale), int(zero_point))
 
 
 def _weight(node: onnx.NodeProto, index: Index) -> Int8Weight | None:

@@ -1,6 +1,6 @@
 """Write a calibration table into a model as QuantizeLinear and DequantizeLinear pairs."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
@@ -19,8 +19,10 @@ from app.quant.placement import PlacementPlan, WeightUse, plan_placement
 from app.quant.qdq_report import report_placement
 from app.quant.selection import find_excluded
 from app.quant.simplify import remove_unused
+from app.quant.table import Extremes
 from app.quant.tensor_types import infer_types
 from app.quant.weights import WeightOptions, least_scale_from_bias, quantize_weight
+from app.quant.zero_points import Steps, asymmetric, symmetric
 from app.spec import FloatType, QuantizeSpec
 
 
@@ -48,12 +50,14 @@ def quantize_model(
     spec: QuantizeSpec,
     dead: Collection[str] = (),
     tune: Tune | None = None,
+    extremes: Extremes | None = None,
 ) -> QuantizedModel:
     """Return model with Q/DQ pairs: symmetric int8, zero point 0, int8 weights per output channel, float bias.
 
     `scales` holds float32 scales by tensor name; more than needed do no harm. Nodes that read one of the `dead`
     tensors (zero on every image, so without a scale) stay float. With `equalize` the scales are those of the equalized
-    model. `tune` is needed where the spec asks for bias correction or weight rounding. The same input gives the same bytes.
+    model. With `asymmetric` activations have zero points, from the `extremes` that were observed of a tensor where they are
+    known. `tune` is needed where the spec asks for bias correction or weight rounding. The same input gives the same bytes.
 
     Raises SpecProblem (unknown exclude), UnsupportedOption, TableIncomplete, TableScaleInvalid, QuantizeProblem
     (nothing to quantize, unusable weights) and what `prepare_model` raises.
@@ -73,7 +77,10 @@ def quantize_model(
     report |= {"channels": report_channels(prepared.graph, plan), "equalized": equalized}
     report["centred"] = center_activations(prepared.graph, plan, chosen) if spec.center else []
     before = copy_model(prepared)
-    _write_pairs(prepared.graph, plan, chosen, spec.float_type)
+    steps = (
+        asymmetric(prepared.graph, chosen, extremes or {}, _same_scale_groups(plan)) if spec.asymmetric else symmetric(chosen)
+    )
+    _write_pairs(prepared.graph, plan, steps, spec.float_type)
     remove_unused(prepared.graph)
     if tune:
         report["tuned"] = tune(before, prepared)
@@ -131,15 +138,15 @@ def _choose_scales(plan: PlacementPlan, scales: Mapping[str, SupportsFloat]) -> 
     for name, scale in chosen.items():
         if not (np.isfinite(scale) and scale > 0):
             raise TableScaleInvalid(tensor=name, value=float(scale))
-    for group in _same_scale_groups(plan.same_scale):
+    for group in _same_scale_groups(plan):
         largest = max(chosen[name] for name in group)
         chosen.update(dict.fromkeys(group, largest))
     return chosen
 
 
-def _same_scale_groups(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
+def _same_scale_groups(plan: PlacementPlan) -> list[list[str]]:
     groups: dict[str, list[str]] = {}
-    for first, second in pairs:
+    for first, second in plan.same_scale:
         one, other = groups.get(first, [first]), groups.get(second, [second])
         merged = one if one is other else one + other
         groups.update(dict.fromkeys(merged, merged))
@@ -160,12 +167,13 @@ class _Writer:
         self.graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
-    def zero_point(self, tensor: str, shape: tuple[int, ...]) -> str:
+    def zero_point(self, tensor: str, value: np.ndarray) -> str:
         # One each: ONNX Runtime's optimizer makes a tensor named after a zero point, and fails on one that is shared.
-        return self.constant(f"{tensor}_zero_point", np.zeros(shape, np.int8))
+        return self.constant(f"{tensor}_zero_point", value)
 
-    def activation_pair(self, tensor: str, scale: np.float32) -> tuple[str, list[onnx.NodeProto]]:
-        parameters = [self.constant(f"{tensor}_scale", np.array(scale, np.float32)), self.zero_point(tensor, ())]
+    def activation_pair(self, tensor: str, steps: Steps) -> tuple[str, list[onnx.NodeProto]]:
+        zero_point = self.zero_point(tensor, np.array(steps.zero_point, np.int8))
+        parameters = [self.constant(f"{tensor}_scale", np.array(steps.scale, np.float32)), zero_point]
         quantized, result = self.namer.name(f"{tensor}_quantized"), self.namer.name(f"{tensor}_dequantized")
         names = [self.namer.name(f"{tensor}_{op}") for op in ("QuantizeLinear", "DequantizeLinear")]
         return result, [
@@ -181,20 +189,20 @@ class _Writer:
         weight = quantize_weight(tensor, numpy_helper.to_array(self._arrays[tensor]), options)
         inputs = [self.constant(f"{tensor}_int8", weight.values), self.constant(f"{tensor}_scale", weight.scales)]
         result, name = self.namer.name(f"{tensor}_dequantized"), self.namer.name(f"{tensor}_DequantizeLinear")
-        inputs.append(self.zero_point(tensor, weight.scales.shape))
+        inputs.append(self.zero_point(tensor, np.zeros(weight.scales.shape, np.int8)))
         return result, helper.make_node("DequantizeLinear", inputs, [result], name=name, axis=use.axis)
 
 
-def _write_pairs(graph: onnx.GraphProto, plan: PlacementPlan, scales: Mapping[str, np.float32], float_type: FloatType) -> None:
+def _write_pairs(graph: onnx.GraphProto, plan: PlacementPlan, steps: Mapping[str, Steps], float_type: FloatType) -> None:
     writer = _Writer(graph, float_type)
-    pairs = {name: writer.activation_pair(name, scale) for name, scale in scales.items()}
+    pairs = {name: writer.activation_pair(name, of_tensor) for name, of_tensor in steps.items()}
     written: list[onnx.NodeProto] = []
     for value in graph.input:
         written.extend(pairs[value.name][1] if value.name in pairs else [])
     for node in graph.node:
         reads = plan.reads.get(node.output[0])
         if reads and reads.weight:
-            scale = scales[node.input[reads.activations[0]]]
+            scale = steps[node.input[reads.activations[0]]].scale
             node.input[reads.weight.position], pair = writer.weight(node, reads.weight, scale)
             written.append(pair)
         for position in reads.activations if reads else ():

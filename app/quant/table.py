@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,25 @@ from app.quant.observation import Observation
 #: float32 scales below this are denormal or zero, above it HAZARDS calls them poison; either is refused.
 MIN_SCALE = float(np.finfo(np.float32).tiny) / 2
 MAX_SCALE = 2.0**40
+_LARGEST_AMAX = 2.0**60
 _METHOD = re.compile(r"[A-Za-z0-9-]{1,40}")
+
+
+#: Least and greatest value that was observed of a tensor, by its name.
+Extremes = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """amax by tensor name (float64, > 0), and the tensors that were zero on every image: those have no scale."""
+    """amax by tensor name (float64, > 0), and the tensors that were zero on every image: those have no scale.
+
+    `extremes`: of those with an amax, as far as they were observed; a table from elsewhere has none.
+    """
 
     amax: dict[str, float]
     dead: tuple[str, ...] = ()
     method: str = "imported"
+    extremes: Extremes = field(default_factory=dict)
 
 
 def table_from_observation(observation: Observation, method: str, percentile: float = 99.99) -> Table:
@@ -36,7 +45,8 @@ def table_from_observation(observation: Observation, method: str, percentile: fl
     dead = tuple(sorted(name for name, histogram in observation.histograms.items() if is_dead(histogram)))
     live = sorted(observation.histograms.keys() - set(dead))
     amax = {name: compute_amax(observation.histograms[name], chosen, percentile) for name in live}
-    return Table(amax, dead, method)
+    extremes = {name: (observation.histograms[name].minimum, observation.histograms[name].maximum) for name in live}
+    return Table(amax, dead, method, extremes)
 
 
 def scales_from_table(table: Table) -> dict[str, np.float32]:
@@ -74,13 +84,15 @@ def _relative_change(earlier: float | None, later: float | None) -> float:
 
 
 def table_to_json(table: Table) -> dict[str, Any]:
-    """Return the table as JSON values with sorted names; floats keep every bit."""
-    return {
+    """Return the table as JSON values with sorted names; floats keep every bit. No extremes, no field."""
+    fields = {
         "amax": dict(sorted(table.amax.items())),
         "dead": sorted(table.dead),
         "format": "enginesmith-table-1",
         "method": table.method,
     }
+    extremes = {name: list(pair) for name, pair in sorted(table.extremes.items())}
+    return fields | ({"extremes": extremes} if extremes else {})
 
 
 def table_from_json(value: object) -> Table:
@@ -88,7 +100,7 @@ def table_from_json(value: object) -> Table:
     fields = parse_json(value) if isinstance(value, (str, bytes)) else value
     if not isinstance(fields, dict) or fields.get("format") != "enginesmith-table-1":
         raise TableProblem(reason='it is no JSON object with "format": "enginesmith-table-1"')
-    if unknown := fields.keys() - {"amax", "dead", "format", "method"}:
+    if unknown := fields.keys() - {"amax", "dead", "extremes", "format", "method"}:
         raise TableProblem(reason=f"unknown fields {sorted(unknown)}")
     amax, dead, method = fields.get("amax"), fields.get("dead", []), fields.get("method", "imported")
     if not isinstance(method, str) or not _METHOD.fullmatch(method):
@@ -97,7 +109,21 @@ def table_from_json(value: object) -> Table:
         raise TableProblem(reason="amax is an object of numbers, method a string")
     if not isinstance(dead, list) or not all(isinstance(name, str) for name in dead) or amax.keys() & set(dead):
         raise TableProblem(reason="dead is a list of tensor names without an amax")
-    return Table({name: _checked_amax(name, number) for name, number in amax.items()}, tuple(dead), method)
+    checked = {name: _checked_amax(name, number) for name, number in amax.items()}
+    return Table(checked, tuple(dead), method, _checked_extremes(fields.get("extremes", {}), checked))
+
+
+def _checked_extremes(value: object, amax: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    if not isinstance(value, dict) or value.keys() - amax.keys():
+        raise TableProblem(reason="extremes is an object with names that amax has, too")
+    return {name: _checked_pair(name, pair) for name, pair in value.items()}
+
+
+def _checked_pair(name: str, pair: object) -> tuple[float, float]:
+    numbers = [number for number in pair if isinstance(number, (int, float))] if isinstance(pair, list) else []
+    if len(numbers) != 2 or not -_LARGEST_AMAX <= numbers[0] <= numbers[1] <= _LARGEST_AMAX:
+        raise TableProblem(reason=f"the extremes of {name} are no list of two finite numbers, the least first")
+    return float(numbers[0]), float(numbers[1])
 
 
 def parse_json(text: str | bytes) -> object:
@@ -116,7 +142,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _checked_amax(name: str, number: object) -> float:
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or abs(number) > 2.0**60:
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or abs(number) > _LARGEST_AMAX:
         raise TableScaleInvalid(tensor=name, value=repr(number)[:40])
     check_scale(name, number / 127)
     return float(number)

@@ -48,7 +48,8 @@ class Quantizer:
     def quantize(self, spec: QuantizeSpec) -> QuantizedModel:
         """Return the Q/DQ model of a spec; those of further specs may exclude more than the first, not less."""
         scales = {name: float(scale) for name, scale in scales_from_table(self.table).items()}
-        return quantize_model(self.model, scales, spec, self.table.dead, self._tune if spec.is_tuned else None)
+        tune = self._tune if spec.is_tuned else None
+        return quantize_model(self.model, scales, spec, self.table.dead, tune, self.table.extremes)
 
     def write(self, spec: QuantizeSpec, out: Path) -> dict[str, Any]:
         """Write the Q/DQ model to a file; return the report of its placement."""
