@@ -20,11 +20,15 @@ _METHOD = re.compile(r"[A-Za-z0-9-]{1,40}")
 
 @dataclass(frozen=True)
 class Table:
-    """amax by tensor name (float64, > 0), and the tensors that were zero on every image: those have no scale."""
+    """amax by tensor name (float64, > 0), and the tensors that were zero on every image: those have no scale.
+
+    `equalizer`: what equalized the weights of the model that was observed, where a table on its way out or in says it.
+    """
 
     amax: dict[str, float]
     dead: tuple[str, ...] = ()
     method: str = "imported"
+    equalizer: str | None = None
 
 
 def table_from_observation(observation: Observation, method: str, percentile: float = 99.99) -> Table:
@@ -75,7 +79,8 @@ def _relative_change(earlier: float | None, later: float | None) -> float:
 
 def table_to_json(table: Table) -> dict[str, Any]:
     """Return the table as JSON values with sorted names; floats keep every bit."""
-    return {
+    told = {} if table.equalizer is None else {"equalizer": table.equalizer}
+    return told | {
         "amax": dict(sorted(table.amax.items())),
         "dead": sorted(table.dead),
         "format": "enginesmith-table-1",
@@ -83,21 +88,29 @@ def table_to_json(table: Table) -> dict[str, Any]:
     }
 
 
+def table_to_text(table: Table) -> str:
+    """Return the table as JSON text, which is the same for the same table."""
+    return json.dumps(table_to_json(table), sort_keys=True)
+
+
 def table_from_json(value: object) -> Table:
     """Return the table of parsed JSON, or of its text or bytes; raises TableProblem, TableScaleInvalid by tensor."""
     fields = parse_json(value) if isinstance(value, (str, bytes)) else value
     if not isinstance(fields, dict) or fields.get("format") != "enginesmith-table-1":
         raise TableProblem(reason='it is no JSON object with "format": "enginesmith-table-1"')
-    if unknown := fields.keys() - {"amax", "dead", "format", "method"}:
+    if unknown := fields.keys() - {"amax", "dead", "equalizer", "format", "method"}:
         raise TableProblem(reason=f"unknown fields {sorted(unknown)}")
     amax, dead, method = fields.get("amax"), fields.get("dead", []), fields.get("method", "imported")
+    equalizer = fields.get("equalizer")
+    if equalizer is not None and not isinstance(equalizer, str):
+        raise TableProblem(reason="equalizer is a string, or left out")
     if not isinstance(method, str) or not _METHOD.fullmatch(method):
         raise TableProblem(reason="method is 1 to 40 letters, digits and hyphens")
     if not isinstance(amax, dict):
         raise TableProblem(reason="amax is an object of numbers, method a string")
     if not isinstance(dead, list) or not all(isinstance(name, str) for name in dead) or amax.keys() & set(dead):
         raise TableProblem(reason="dead is a list of tensor names without an amax")
-    return Table({name: _checked_amax(name, number) for name, number in amax.items()}, tuple(dead), method)
+    return Table({name: _checked_amax(name, number) for name, number in amax.items()}, tuple(dead), method, equalizer)
 
 
 def parse_json(text: str | bytes) -> object:
