@@ -1,7 +1,7 @@
 """Keys: sha256 of canonical JSON (RFC 8785). What changes a result is in its key; what stands at its default is not."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import rfc8785
@@ -11,12 +11,12 @@ from app.resolved import ResolvedJob
 from app.spec import CalibrationSpec, QuantizeSpec
 
 #: Raised when a stage computes other numbers from the same input, or an observation holds other tensors.
-OBSERVER_VERSION = 2
-DERIVER_VERSION = 1
-QUANTIZER_VERSION = 2
+OBSERVER_VERSION = 3
+DERIVER_VERSION = 2
+QUANTIZER_VERSION = 3
 JUDGE_VERSION = 1
-TUNER_VERSION = 1
-EXCLUDER_VERSION = 1
+TUNER_VERSION = 2
+EXCLUDER_VERSION = 2
 EQUALIZER = "cross-layer/1"
 
 #: Bias correction and weight rounding look at so many of the calibration images.
@@ -132,14 +132,25 @@ def exclusion_key(job: ResolvedJob, table_body: str) -> str:
     )
 
 
-def engine_key(job: ResolvedJob, table_body: str | None) -> str:
-    """Return the key of the job's engine."""
+def cache_facts(job: ResolvedJob, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what an implicit build is given of a table, by its facts, beside the activations that its body holds.
+
+    That is the cache text that TensorRT's own calibrator wrote, or the constants that an imported cache listed.
+    """
+    if job.spec.engine is None or job.spec.engine.quantization != "implicit":
+        return None
+    return {name: facts[name] for name in ("native_cache", "kept") if facts.get(name)} or None
+
+
+def engine_key(job: ResolvedJob, table_body: str | None, cache: dict[str, Any] | None = None) -> str:
+    """Return the key of the job's engine; `cache`: `cache_facts` of the table."""
     return key_from(
         model=job.model.digest,
         table=table_body,
         quantize=job.spec.quantize if table_body else None,
         quantizer=QUANTIZER_VERSION,
         tuned=tuned_facts(job) if table_body else None,
+        cache=cache if table_body else None,
         engine=job.spec.engine,
         float_type=job.spec.quantize.float_type,
         backend=job.tools.backend,

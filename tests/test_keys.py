@@ -21,7 +21,7 @@ def job(change: dict[str, Any] | None = None, **parts: Any) -> ResolvedJob:
 
 
 def test_values_never_change() -> None:
-    assert keys.observation_key(job()) == "67205eee410abca6ba8328eb7403dd787419aa752e037e4c9c1fd49ee9ac0d8a"
+    assert keys.observation_key(job()) == "be68223bdb5e5f36d58091c4b60153e4dc1fffdc6823b06d7bc7a4fd550c4598"
     assert keys.key_from(b=1, a=[1.0, None], c=None) == keys.key_from(a=[1, None], b=1)
 
 
@@ -78,6 +78,18 @@ def test_tools_and_content_are_in_the_keys() -> None:
     assert keys.observation_key(job(tools=newer)) != keys.observation_key(job())
     backend = TOOLS.model_copy(update={"backend": "onnxruntime 2"})
     assert keys.engine_key(job(tools=backend), "t") != keys.engine_key(job(), "t")
+
+
+def test_an_implicit_engine_depends_on_the_constants_of_its_cache() -> None:
+    implicit = job({"engine": {"backend": "tensorrt", "quantization": "implicit"}})
+    told: list[dict[str, Any]] = [{}, {"native_cache": "a" * 64}, {"native_cache": "b" * 64}, {"kept": {"w_output": 1.0}}]
+    found = {keys.engine_key(implicit, "t", keys.cache_facts(implicit, facts)) for facts in told}
+    assert len(found) == len(told)
+    assert keys.engine_key(implicit, "t", keys.cache_facts(implicit, {"kept": {}})) == keys.engine_key(implicit, "t")
+    explicit = job({"engine": {"backend": "tensorrt"}})
+    assert {keys.engine_key(explicit, "t", keys.cache_facts(explicit, facts)) for facts in told} == {
+        keys.engine_key(explicit, "t")
+    }
 
 
 def test_auto_depends_on_the_judge_and_methods_do_not() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from app.db.rows import DatasetRow, EngineRow, JobRow, ModelRow, TableRow
 
 #: Of an imported table: sha256 and kind of what came, what of it the model knows, and where added ranges came from.
-_IMPORTED = ("source", "format", "header", "fill", "filled_from", "coverage")
+_IMPORTED = ("source", "format", "header", "equalizer", "fill", "filled_from", "coverage")
 _MODEL_FACTS = ("inputs", "outputs", "opset", "producer", "nodes", "operators", "parameters")
 
 

@@ -1,7 +1,7 @@
 """Tables on their way out: TRT cache text with all that TensorRT asks for, ONNX Runtime's table."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.api.context import Context
@@ -11,8 +11,9 @@ from app.db import uploads
 from app.db.rows import ModelRow, TableRow
 from app.errors import UnsupportedOption
 from app.jobs.resolve import is_equalized, resolved_model
+from app.keys import EQUALIZER
 from app.quant.ort_table import format_ort_table
-from app.quant.table import scale_from_amax, scales_from_table, table_from_json
+from app.quant.table import scale_from_amax, scales_from_table, table_from_json, table_to_text
 from app.quant.trt_cache import format_trt_cache
 from app.worker.files import model_path
 
@@ -51,6 +52,12 @@ async def trt_cache(context: Context, row: TableRow, header: Header) -> bytes:
     listed = await ask_tensorrt(context, row)
     scales = {name: scale_from_amax(name, value) for name, value in listed["amax"].items()}
     return format_trt_cache(scales, version, algorithm).encode()
+
+
+def own_json(context: Context, row: TableRow) -> bytes:
+    """Return the table as our own JSON, which says of what model the ranges are where that was equalized."""
+    body = context.service.blobs.fetch(row.body).read_bytes()
+    return table_to_text(replace(table_from_json(body), equalizer=EQUALIZER)).encode() if is_equalized(row) else body
 
 
 def ort_table(context: Context, row: TableRow) -> bytes:

@@ -39,7 +39,8 @@ async def import_table(context: Context, wanted: Import, measuring: Measuring, r
     """
     answer = await read_import(context, wanted)
     if measuring.dataset is not None and answer["details"]["missing"]:
-        job = await submit_and_wait(context.service, _spec(wanted, measuring), response, measuring.wait_seconds)
+        spec = _spec(wanted, measuring, is_equalized=answer["equalizer"] is not None)
+        job = await submit_and_wait(context.service, spec, response, measuring.wait_seconds)
         if job["state"] not in ENDED:
             return job
         wanted = replace(wanted, computed=await asyncio.to_thread(_measured_table, context, job))
@@ -58,8 +59,9 @@ def _measured_table(context: Context, job: dict[str, Any]) -> TableRow:
         return results.get_table(session, job["table_id"])
 
 
-def _spec(wanted: Import, measuring: Measuring) -> JobSpec:
+def _spec(wanted: Import, measuring: Measuring, is_equalized: bool) -> JobSpec:
     fields: dict[str, Any] = {"model": wanted.model.id, "dataset": measuring.dataset, "engine": None}
+    fields["quantize"] = {"equalize": is_equalized}  # between equalized convolutions the ranges are others
     if measuring.preprocess is not None:
         fields["preprocess"] = _preprocess(measuring.preprocess)
     try:

@@ -52,18 +52,30 @@ async def read_import(context: Context, wanted: Import) -> dict[str, Any]:
     )  # fmt: skip
     async with context.inspecting:
         answer = await run_child(call)
-    if answer["needed"] and answer["covered"] / answer["needed"] < wanted.min_coverage:
-        details = answer["details"]
-        lacks = {"missing": [*details["missing"], *details["filled"]], "details": details}
-        raise TableCoverage(matched=answer["covered"], needed=answer["needed"], minimum=wanted.min_coverage, **lacks)
+    _check_coverage(wanted, answer)
     return answer
+
+
+def _check_coverage(wanted: Import, answer: dict[str, Any]) -> None:
+    if _coverage(answer) >= wanted.min_coverage:
+        return
+    details = answer["details"]
+    lacks = {"missing": [*details["missing"], *details["filled"]] or "nothing, but knows none of its names", "details": details}
+    raise TableCoverage(matched=answer["covered"], needed=answer["needed"], minimum=wanted.min_coverage, **lacks)
+
+
+def _coverage(answer: dict[str, Any]) -> float:
+    """Return the covered share of the needed tensors; of a model that needs none, whether it knows any name at all."""
+    if answer["needed"]:
+        return answer["covered"] / answer["needed"]
+    return float(any(answer["details"][kind] for kind in ("matched", "mapped", "constants", "zero")))
 
 
 async def store_import(context: Context, wanted: Import, answer: dict[str, Any]) -> dict[str, Any]:
     """Store the table that `read_import` left and return its document: a filled up one is `derived`, else `imported`."""
     table = await asyncio.to_thread(_save, context, wanted, answer)
-    coverage = answer["covered"] / answer["needed"] if answer["needed"] else 1.0
-    return {"id": table.id, "origin": table.origin, "coverage": coverage, **answer["counts"], "details": answer["details"]}
+    told = {"id": table.id, "origin": table.origin, "coverage": _coverage(answer)}
+    return told | answer["counts"] | {"details": answer["details"]}
 
 
 def find_model(context: Context, reference: str) -> ModelRow:
@@ -77,18 +89,17 @@ def _body_path(wanted: Import) -> Path:
 
 
 def _save(context: Context, wanted: Import, answer: dict[str, Any]) -> TableRow:
-    path = _body_path(wanted)
+    path, computed = _body_path(wanted), wanted.computed
     digest = sha256_of(path)
     context.service.blobs.put(path, digest)
     origin = "derived" if answer["details"]["filled"] else "imported"
-    facts = {name: answer[name] for name in ("tensors", "dead", "format", "header", "kept", "listed")}
-    facts |= {"coverage": answer["details"], "source": wanted.staged.sha256, "fill": wanted.fill}
-    if wanted.computed is not None:
-        facts["filled_from"] = wanted.computed.id
+    # Activations alone do not tell a table: its constants and its header are given back as they came, too.
+    came = {"source": wanted.staged.sha256, "fill": wanted.fill, "filled_from": computed.id if computed else None}
+    facts = {name: answer[name] for name in ("tensors", "dead", "format", "header", "equalizer", "kept", "listed")}
     row = TableRow(
-        key=keys.key_from(model=wanted.model.digest, **{origin: digest}), origin=origin, method=answer["method"],
-        model_id=wanted.model.id, dataset_id=wanted.computed.dataset_id if wanted.computed else None, observation_key=None,
-        body=digest, facts=facts,
+        key=keys.key_from(model=wanted.model.digest, **{origin: digest}, **came), origin=origin, method=answer["method"],
+        model_id=wanted.model.id, dataset_id=computed.dataset_id if computed else None, observation_key=None, body=digest,
+        facts=facts | came | {"coverage": answer["details"]},
     )  # fmt: skip
     with context.service.database.transaction() as session:
-        return results.save_table(session, row)
+        return results.save_imported_table(session, row)

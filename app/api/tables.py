@@ -10,7 +10,7 @@ from starlette.responses import Response
 from app.api.context import InContext, InService
 from app.api.documents import table_document
 from app.api.downloads import blob_response, bytes_response
-from app.api.exporting import Header, coverage, ort_table, trt_cache
+from app.api.exporting import Header, coverage, ort_table, own_json, trt_cache
 from app.api.filling import Measuring, check_measuring, import_table
 from app.api.importing import Fill, Import, find_model
 from app.api.paging import InPage, page_document
@@ -119,7 +119,7 @@ async def export(
     """
     row = await asyncio.to_thread(find_table, context.service, table_id)
     if format == "json":
-        body = await asyncio.to_thread(_read_body, context.service, row)
+        body = await asyncio.to_thread(own_json, context, row)
         return bytes_response(body, "application/json", f"{row.id}.json")
     if format == "ort":
         body = await asyncio.to_thread(ort_table, context, row)
@@ -164,17 +164,15 @@ def _quantize_spec(row: TableRow, wanted: QuantizeQuery) -> QuantizeSpec:
     try:
         return QuantizeSpec.model_validate(wanted.model_dump() | {"equalize": is_equalized(row)})
     except ValidationError as error:
-        raise SpecProblem(reason=f"exclude: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"][:1])
+        raise SpecProblem(reason=f"{where}{first['msg']}") from error
 
 
 def find_table(service: Service, table_id: str) -> TableRow:
     """Return a table. Raises NotFound."""
     with service.database.reading() as session:
         return results.get_table(session, table_id)
-
-
-def _read_body(service: Service, row: TableRow) -> bytes:
-    return service.blobs.fetch(row.body).read_bytes()
 
 
 def _diff(service: Service, first: str, second: str) -> dict[str, Any]:

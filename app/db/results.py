@@ -1,5 +1,6 @@
 """What jobs computed: observations, tables, Q/DQ models, engines, reports, each under its key."""
 
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -46,11 +47,15 @@ def find_table(session: Session, key: str) -> TableRow | None:
     return row
 
 
-def find_imported_table(session: Session, model_digest: str) -> TableRow | None:
-    """Return the table that was imported last for a model, under whatever name; filled up ones (derived) count as well."""
+def find_imported_table(session: Session, model_digest: str, equalizer: str | None) -> TableRow | None:
+    """Return the table that was imported last for a model, under whatever name; filled up ones (derived) count as well.
+
+    Only one of the model with weights equalized in this way (None: as they are) will do.
+    """
     models = sa.select(ModelRow.id).where(ModelRow.digest == model_digest)
     imported = sa.select(TableRow).where(TableRow.model_id.in_(models), TableRow.origin.in_(("imported", "derived")))
-    return session.scalar(imported.order_by(TableRow.created_at.desc(), TableRow.id).limit(1))
+    fitting = imported.where(TableRow.facts["equalizer"].as_string().is_not_distinct_from(equalizer))
+    return session.scalar(fitting.order_by(TableRow.created_at.desc(), TableRow.id).limit(1))
 
 
 def note_disagreement(session: Session, row: TableRow, drift: float) -> None:
@@ -88,6 +93,13 @@ def save_table(session: Session, row: TableRow) -> TableRow:
     session.add(row)
     session.flush()
     return row
+
+
+def save_imported_table(session: Session, row: TableRow) -> TableRow:
+    """Store a table that came from outside and return its row; one that is known is the last one from now on."""
+    saved = save_table(session, row)
+    saved.created_at = datetime.now(UTC)
+    return saved
 
 
 def get_table(session: Session, table_id: str) -> TableRow:

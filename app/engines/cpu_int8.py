@@ -39,9 +39,14 @@ def _find_parted(graph: onnx.GraphProto, index: Index) -> list[tuple[onnx.NodePr
         if activation is None or activation.op_type not in _MONOTONIC or not _reads_int8(node, index):
             continue
         quantize = index.only_reader(activation.output[0])
-        if quantize is not None and quantize.op_type == "QuantizeLinear" and activation.input[0] == node.output[0]:
+        if quantize is not None and activation.input[0] == node.output[0] and _is_around_zero(quantize, index):
             found.append((node, quantize))
     return found
+
+
+def _is_around_zero(quantize: onnx.NodeProto, index: Index) -> bool:
+    zero_point = index.array(quantize.input[2]) if quantize.op_type == "QuantizeLinear" else None
+    return zero_point is not None and not zero_point.any()
 
 
 def _reads_int8(conv: onnx.NodeProto, index: Index) -> bool:

@@ -11,6 +11,7 @@ from app.db.rows import EngineRow, ObservationRow, ReportRow, TableRow
 from app.resolved import ResolvedJob
 from app.worker.files import read_packs
 from app.worker.known import find_known
+from app.worker.stages.build import engine_key
 from app.worker.stages.derive import find_job_table
 from app.worker.stages.exclude import find_excluding
 
@@ -86,7 +87,7 @@ def _if_there(blobs: BlobStore, row: Found | None) -> Found | None:
 def _find_engine(session: Session, job: ResolvedJob, table: TableRow | None) -> EngineRow | None:
     if job.spec.engine is None or (job.spec.is_quantized and table is None):
         return None
-    return results.find_engine(session, keys.engine_key(job, table.body if table and job.spec.is_quantized else None))
+    return results.find_engine(session, engine_key(job, table if job.spec.is_quantized else None))
 
 
 def _word(row: object) -> str:

@@ -130,8 +130,8 @@ def _check_table(session: Session, table: TableRow, model: ModelRow, spec: JobSp
 
 
 def is_equalized(table: TableRow) -> bool:
-    """Return whether a table was observed on the model with equalized weights."""
-    return bool((table.facts.get("observation") or {}).get("equalize"))
+    """Return whether a table was observed on the model with equalized weights, here or where it came from."""
+    return bool((table.facts.get("observation") or {}).get("equalize") or table.facts.get("equalizer"))
 
 
 def _decide(spec: JobSpec, rows: JobRows, fleet: Fleet) -> JobSpec:

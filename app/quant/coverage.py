@@ -1,8 +1,8 @@
 """What the names of a foreign table are in a model, and what a quantizer needs and does not find in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import onnx
 
@@ -12,6 +12,8 @@ from app.quant.trt_names import INTERNAL_PREFIXES, find_constant_names, find_lay
 from app.quant.unnamed import map_unnamed
 
 _MOST_UNKNOWN = 1000
+_TENSORS = ("matched", "mapped")
+_LISTS = ("matched", "mapped", "constants", "internal", "unknown", "zero")
 
 
 @dataclass
@@ -19,8 +21,9 @@ class Coverage:
     """The names of a table by what they are, each in the table's order.
 
     matched: activations of the model · mapped: unnamed layers whose node is certain, {name: tensor} · constants ·
-    internal: what TensorRT makes for itself · unknown · needed: tensors that a placement may quantize · amax: of the
-    matched and mapped tensors · kept: amax of all listed names that are no tensors of the model but known.
+    internal: what TensorRT makes for itself · unknown · zero: known names that are listed with a range of zero, which is
+    none · dead: tensors that are known to be zero on every image · needed: tensors that a placement may quantize · amax:
+    of the matched and mapped tensors · kept: amax of all listed names that are no tensors of the model but known.
     """
 
     amax: dict[str, float]
@@ -30,49 +33,79 @@ class Coverage:
     constants: list[str] = field(default_factory=list)
     internal: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    zero: list[str] = field(default_factory=list)
+    dead: frozenset[str] = frozenset()
     filled: dict[str, Filled] = field(default_factory=dict)
     kept: dict[str, float] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[str]:
-        """The needed tensors that have no amax, filled in or not."""
-        return [name for name in self.needed if name not in self.amax and name not in self.filled]
+        """The needed tensors of which nothing is known: no amax, filled in or not, nor that they are dead."""
+        known = self.amax.keys() | self.filled.keys() | self.dead
+        return [name for name in self.needed if name not in known]
 
     @property
     def covered(self) -> int:
-        """How many of the needed tensors the table itself has."""
-        return sum(name in self.amax for name in self.needed)
+        """How many of the needed tensors the table itself has, as dead ones or with an amax."""
+        return sum(name in self.amax or name in self.dead for name in self.needed)
 
     def counts(self) -> dict[str, int]:
         """Return how long each list is."""
-        names = ("matched", "mapped", "constants", "internal", "unknown", "missing", "filled")
+        names = (*_LISTS, "missing", "filled")
         return {name: len(getattr(self, name)) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """Return the lists as JSON values; of unknown names, which the model does not bound, the first 1000."""
-        lists = {name: getattr(self, name) for name in ("matched", "mapped", "constants", "internal", "unknown", "missing")}
+        lists = {name: getattr(self, name) for name in (*_LISTS, "missing")}
         lists["unknown"] = self.unknown[:_MOST_UNKNOWN]
         return lists | {"filled": {name: filled.to_json() for name, filled in self.filled.items()}}
 
 
-def match_names(model: onnx.ModelProto, amax: Mapping[str, float]) -> Coverage:
-    """Return the coverage of a table {name: amax} for a model. Raises what `find_needed_tensors` raises."""
-    activations = set(find_activations(model))
-    constants, layers = find_constant_names(model.graph), find_layer_names(model.graph)
-    mapped = map_unnamed(model, amax, activations)
-    known = {mapped.get(name, name): value for name, value in amax.items() if name in activations or name in mapped}
-    coverage = Coverage(known, tuple(find_needed_tensors(model)), mapped=mapped)
+def match_names(model: onnx.ModelProto, amax: Mapping[str, float], zeros: Sequence[str] = ()) -> Coverage:
+    """Return the coverage of a table {name: amax} for a model; `zeros` are listed there with a range of zero.
+
+    Raises what `find_needed_tensors` raises.
+    """
+    names = _Names.of_model(model, [*amax, *zeros])
+    known = {names.tensor(name): value for name, value in amax.items() if names.kind(name) in _TENSORS}
+    coverage = Coverage(known, tuple(find_needed_tensors(model)))
     for name, value in amax.items():
-        if name in activations:
-            coverage.matched.append(name)
-        elif name in mapped:
-            coverage.kept[name] = value
-        elif name in constants or "[Constant]" in name:
-            coverage.constants.append(name)
-            coverage.kept[name] = value
-        elif name.startswith(INTERNAL_PREFIXES) or name in layers:
-            coverage.internal.append(name)
-            coverage.kept[name] = value
+        kind = names.kind(name)
+        if kind == "mapped":
+            coverage.mapped[name] = names.tensor(name)
         else:
-            coverage.unknown.append(name)
+            getattr(coverage, kind).append(name)
+        if kind not in ("matched", "unknown"):
+            coverage.kept[name] = value
+    for name in zeros:
+        kind = names.kind(name)
+        (coverage.unknown if kind == "unknown" else coverage.zero).append(names.tensor(name))
     return coverage
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the names that a table lists are in a model."""
+
+    activations: frozenset[str]
+    mapped: Mapping[str, str]
+    constants: frozenset[str]
+    layers: frozenset[str]
+
+    @classmethod
+    def of_model(cls, model: onnx.ModelProto, listed: Sequence[str]) -> Self:
+        activations, graph = frozenset(find_activations(model)), model.graph
+        mapped = map_unnamed(model, listed, activations)
+        return cls(activations, mapped, frozenset(find_constant_names(graph)), frozenset(find_layer_names(graph)))
+
+    def kind(self, name: str) -> str:
+        if name in self.activations:
+            return "matched"
+        if name in self.mapped:
+            return "mapped"
+        if name in self.constants or "[Constant]" in name:
+            return "constants"
+        return "internal" if name.startswith(INTERNAL_PREFIXES) or name in self.layers else "unknown"
+
+    def tensor(self, name: str) -> str:
+        return self.mapped.get(name, name)

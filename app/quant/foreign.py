@@ -25,11 +25,15 @@ _SNIFFED = 64
 
 @dataclass(frozen=True)
 class ForeignTable:
-    """A table that was read: `format` is trt, json, onnxruntime or modelopt; `header` the first line of a TRT cache."""
+    """A table that was read: `format` is trt, json, onnxruntime or modelopt; `header` the first line of a TRT cache.
+
+    `zeros`: names that are listed with a range of zero, which is none: see `trt_cache.ParsedCache`.
+    """
 
     table: Table
     format: str
     header: str | None = None
+    zeros: tuple[str, ...] = ()
 
 
 def parse_foreign(content: bytes) -> ForeignTable:
@@ -42,14 +46,15 @@ def parse_foreign(content: bytes) -> ForeignTable:
     if content.lstrip()[:1] == b"{":
         read = _read_json(content)
     elif is_flatbuffer(content):
-        read = ForeignTable(_table_from_amax(_parsed_numbers(parse_ort_table(content))), "onnxruntime")
+        read = _from_amax(_parsed_numbers(parse_ort_table(content)), "onnxruntime")
     else:
         cache = parse_trt_cache(content)
         table = Table(table_from_scales(cache.scales).amax, (), cache.algorithm)
-        read = ForeignTable(table, "trt", f"TRT-{cache.version}-{cache.algorithm}")
-    if not 0 < len(read.table.amax) <= MAX_ENTRIES:
-        raise TableProblem(reason=f"it lists {len(read.table.amax)} tensors; a table has 1 to {MAX_ENTRIES}")
-    for name in read.table.amax:
+        read = ForeignTable(table, "trt", f"TRT-{cache.version}-{cache.algorithm}", cache.zeros)
+    listed = [*read.table.amax, *read.zeros]
+    if not 0 < len(listed) <= MAX_ENTRIES:
+        raise TableProblem(reason=f"it lists {len(listed)} tensors; a table has 1 to {MAX_ENTRIES}")
+    for name in listed:
         _check_name(name)
     return read
 
@@ -64,9 +69,11 @@ def _read_json(content: bytes) -> ForeignTable:
     if not isinstance(fields, dict) or "format" in fields:
         return ForeignTable(table_from_json(fields), "json")
     if is_onnxruntime_json(fields):
-        return ForeignTable(_table_from_amax(amax_from_onnxruntime(fields)), "onnxruntime")
+        return _from_amax(amax_from_onnxruntime(fields), "onnxruntime")
     if is_modelopt_json(fields):
-        return ForeignTable(table_from_scales(scales_from_modelopt(fields)), "modelopt")
+        scales = scales_from_modelopt(fields)
+        live = {name: scale for name, scale in scales.items() if scale != 0}
+        return ForeignTable(table_from_scales(live), "modelopt", zeros=_without(scales, live))
     raise TableProblem(reason=_unknown_json(fields))
 
 
@@ -75,10 +82,15 @@ def _unknown_json(fields: Mapping[str, Any]) -> str:
     return f"its JSON is of no known kind ({known}); first of all {next(iter(fields), 'it is empty')!a}"
 
 
-def _table_from_amax(amax: Mapping[str, float]) -> Table:
-    for name, value in amax.items():
+def _from_amax(amax: Mapping[str, float], kind: str) -> ForeignTable:
+    live = {name: value for name, value in amax.items() if value != 0}
+    for name, value in live.items():
         check_scale(name, value / 127)
-    return Table(dict(amax))
+    return ForeignTable(Table(live), kind, zeros=_without(amax, live))
+
+
+def _without(listed: Mapping[str, float], live: Mapping[str, float]) -> tuple[str, ...]:
+    return tuple(name for name in listed if name not in live)
 
 
 def _parsed_numbers(texts: Mapping[str, str]) -> dict[str, float]:

@@ -28,11 +28,13 @@ class Table:
     """amax by tensor name (float64, > 0), and the tensors that were zero on every image: those have no scale.
 
     `extremes`: of those with an amax, as far as they were observed; a table from elsewhere has none.
+    `equalizer`: what equalized the weights of the model that was observed, where a table on its way out or in says it.
     """
 
     amax: dict[str, float]
     dead: tuple[str, ...] = ()
     method: str = "imported"
+    equalizer: str | None = None
     extremes: Extremes = field(default_factory=dict)
 
 
@@ -46,7 +48,7 @@ def table_from_observation(observation: Observation, method: str, percentile: fl
     live = sorted(observation.histograms.keys() - set(dead))
     amax = {name: compute_amax(observation.histograms[name], chosen, percentile) for name in live}
     extremes = {name: (observation.histograms[name].minimum, observation.histograms[name].maximum) for name in live}
-    return Table(amax, dead, method, extremes)
+    return Table(amax, dead, method, extremes=extremes)
 
 
 def scales_from_table(table: Table) -> dict[str, np.float32]:
@@ -84,15 +86,21 @@ def _relative_change(earlier: float | None, later: float | None) -> float:
 
 
 def table_to_json(table: Table) -> dict[str, Any]:
-    """Return the table as JSON values with sorted names; floats keep every bit. No extremes, no field."""
-    fields = {
+    """Return the table as JSON values with sorted names; floats keep every bit. What is not known has no field."""
+    told: dict[str, Any] = {} if table.equalizer is None else {"equalizer": table.equalizer}
+    if table.extremes:
+        told["extremes"] = {name: list(pair) for name, pair in sorted(table.extremes.items())}
+    return told | {
         "amax": dict(sorted(table.amax.items())),
         "dead": sorted(table.dead),
         "format": "enginesmith-table-1",
         "method": table.method,
     }
-    extremes = {name: list(pair) for name, pair in sorted(table.extremes.items())}
-    return fields | ({"extremes": extremes} if extremes else {})
+
+
+def table_to_text(table: Table) -> str:
+    """Return the table as JSON text, which is the same for the same table."""
+    return json.dumps(table_to_json(table), sort_keys=True)
 
 
 def table_from_json(value: object) -> Table:
@@ -100,9 +108,12 @@ def table_from_json(value: object) -> Table:
     fields = parse_json(value) if isinstance(value, (str, bytes)) else value
     if not isinstance(fields, dict) or fields.get("format") != "enginesmith-table-1":
         raise TableProblem(reason='it is no JSON object with "format": "enginesmith-table-1"')
-    if unknown := fields.keys() - {"amax", "dead", "extremes", "format", "method"}:
+    if unknown := fields.keys() - {"amax", "dead", "equalizer", "extremes", "format", "method"}:
         raise TableProblem(reason=f"unknown fields {sorted(unknown)}")
     amax, dead, method = fields.get("amax"), fields.get("dead", []), fields.get("method", "imported")
+    equalizer = fields.get("equalizer")
+    if equalizer is not None and not isinstance(equalizer, str):
+        raise TableProblem(reason="equalizer is a string, or left out")
     if not isinstance(method, str) or not _METHOD.fullmatch(method):
         raise TableProblem(reason="method is 1 to 40 letters, digits and hyphens")
     if not isinstance(amax, dict):
@@ -110,7 +121,8 @@ def table_from_json(value: object) -> Table:
     if not isinstance(dead, list) or not all(isinstance(name, str) for name in dead) or amax.keys() & set(dead):
         raise TableProblem(reason="dead is a list of tensor names without an amax")
     checked = {name: _checked_amax(name, number) for name, number in amax.items()}
-    return Table(checked, tuple(dead), method, _checked_extremes(fields.get("extremes", {}), checked))
+    extremes = _checked_extremes(fields.get("extremes", {}), checked)
+    return Table(checked, tuple(dead), method, equalizer, extremes)
 
 
 def _checked_extremes(value: object, amax: Mapping[str, float]) -> dict[str, tuple[float, float]]:

@@ -17,15 +17,23 @@ ALGORITHMS = ("EntropyCalibration", "EntropyCalibration2", "MinMaxCalibration", 
 _HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9]{1,40})")
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,2})\.([0-9]{1,2})(?:\.[0-9]{1,9})?")
 _HEX = re.compile(r"[0-9a-fA-F]{8}")
+#: TensorRT prints hex digits without leading zeros; of all scales that it writes only this one has any.
+_ZERO = ("0", "00000000")
 
 
 @dataclass(frozen=True)
 class ParsedCache:
-    """A cache that was read: version as printed (`100600`), algorithm, and scale by tensor name in file order."""
+    """A cache that was read: version as printed (`100600`), algorithm, and scale by tensor name in file order.
+
+    `zeros`: names whose line says `0`. TensorRT writes that of a tensor that was zero on every image and of a bias of
+    zeros, in its own caches, so such a line does not make a cache a bad one; but no scale that is used may be zero, so
+    these names have none. Who needs one refuses it by name.
+    """
 
     version: str
     algorithm: str
     scales: dict[str, np.float32]
+    zeros: tuple[str, ...] = ()
 
 
 def format_trt_cache(
@@ -71,21 +79,24 @@ def parse_trt_cache(content: bytes) -> ParsedCache:
     header = _HEADER.fullmatch(lines[0])
     if header is None:
         raise TableProblem(reason="its first line is not TRT-<version>-<algorithm>, such as TRT-100600-EntropyCalibration2")
-    scales: dict[str, np.float32] = {}
+    scales: dict[str, np.float32 | None] = {}
     for number, line in enumerate(lines[1:], start=2):
         name, scale = _parse_line(number, line)
         if name in scales:
             raise TableProblem(reason=f"line {number}: {name} is listed twice")
         scales[name] = scale
-    return ParsedCache(header[1], header[2], scales)
+    live = {name: scale for name, scale in scales.items() if scale is not None}
+    return ParsedCache(header[1], header[2], live, tuple(name for name in scales if name not in live))
 
 
-def _parse_line(number: int, line: str) -> tuple[str, np.float32]:
+def _parse_line(number: int, line: str) -> tuple[str, np.float32 | None]:
     if not line.isprintable():
         raise TableProblem(reason=f"line {number} holds control characters")
     name, colon, digits = line.rpartition(":")
     if not colon or not name.strip():
         raise TableProblem(reason=f"line {number} is not `name: <8 hex digits>`")
+    if digits.removeprefix(" ") in _ZERO:
+        return name, None
     if not _HEX.fullmatch(digits.removeprefix(" ")):
         raise TableProblem(reason=f"line {number}: the scale of {name} is not exactly 8 hex digits")
     scale = struct.unpack(">f", bytes.fromhex(digits.strip()))[0]

@@ -106,6 +106,7 @@ def test_what_cannot_be_asked_for_is_refused(http: httpx.Client) -> None:
     answers = {
         "max_excluded limits what": {"quantize": {"max_excluded": 0.1}},
         "center needs bias_correction": {"quantize": {"center": True}},
+        "asymmetric spends all steps": {"quantize": {"center": True, "bias_correction": True, "asymmetric": True}},
         "beside a table": {"table": table, "quantize": {"bias_correction": True}},
         "needs an INT8 engine": {"judge": {"sensitivity": True}, "engine": {"precision": "fp32"}, "calibration": None},
     }

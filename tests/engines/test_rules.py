@@ -53,6 +53,14 @@ def test_options_that_a_backend_lacks_are_refused(engine: dict) -> None:
         check(**engine)
 
 
+@pytest.mark.parametrize(("backend", "capability"), [("tensorrt-rtx", "8.9"), ("tensorrt", "8.9")])
+def test_zero_points_are_for_onnxruntime(backend: str, capability: str) -> None:
+    quantize = QuantizeSpec(asymmetric=True)
+    check_engine_spec(EngineSpec(backend="onnxruntime"), quantize)
+    with pytest.raises(UnsupportedOption, match="asymmetric"):
+        check_engine_spec(EngineSpec.model_validate({"backend": backend, "compute_capability": capability}), quantize)
+
+
 def test_fp16_beside_int8_is_refused_on_onnxruntime() -> None:
     with pytest.raises(UnsupportedOption, match="float_type"):
         check("fp16", backend="onnxruntime")

@@ -29,6 +29,8 @@ def observation():
 def test_one_observation_gives_every_method(method):
     table = table_from_observation(observation(), method)
     assert (list(table.amax), table.dead, table.method) == (["a", "b"], ("dead",), method)
+    values = observation().histograms
+    assert table.extremes == {n: (values[n].minimum, values[n].maximum) for n in "ab"}
     scales = scales_from_table(table)
     assert all(scale.dtype == np.float32 and scale == np.float32(table.amax[n] / 127) for n, scale in scales.items())
 
@@ -39,7 +41,7 @@ def test_unknown_method():
 
 
 def test_json_round_trip_keeps_every_bit():
-    table = Table({"x": 0.1 + 0.2, "y:z é": 1e-30}, ("dead",), "mse")
+    table = Table({"x": 0.1 + 0.2, "y:z é": 1e-30}, ("dead",), "mse", extremes={"x": (-0.1 - 0.2, 1e-40)})
     text = json.dumps(table_to_json(table))
     assert table_from_json(text) == table
     assert table_from_json(text.encode()) == table
@@ -64,6 +66,13 @@ def test_bad_amax_is_refused_by_name(amax):
         {"format": "enginesmith-table-1", "amax": {}, "origin": "computed"},
         {"format": "enginesmith-table-1", "amax": {"x": 1.0}, "dead": ["x"]},
         {"format": "enginesmith-table-1", "amax": {}, "dead": [1]},
+        {"format": "enginesmith-table-1", "amax": {"x": 1.0}, "extremes": {"y": [0, 1]}},
+        {"format": "enginesmith-table-1", "amax": {"x": 1.0}, "extremes": {"x": [1, 0]}},
+        {"format": "enginesmith-table-1", "amax": {"x": 1.0}, "extremes": {"x": [0]}},
+        {"format": "enginesmith-table-1", "amax": {"x": 1.0}, "extremes": {"x": [0, "1"]}},
+        {"format": "enginesmith-table-1", "amax": {"x": 1.0}, "extremes": [0, 1]},
+        '{"format": "enginesmith-table-1", "amax": {"x": 1.0}, "extremes": {"x": [0, Infinity]}}',
+        '{"format": "enginesmith-table-1", "amax": {"x": 1.0}, "extremes": {"x": [NaN, 1]}}',
         '{"format": "enginesmith-table-1", "amax": {"x": 1, "x": 2}}',
     ],
 )

@@ -78,9 +78,14 @@ def test_bad_lines_are_refused(body):
         parse_trt_cache(HEADER + body + b"\n")
 
 
-@pytest.mark.parametrize(
-    "digits", ["00000000", "80000000", "bf800000", "7f800000", "ff800000", "7fc00000", "00000001", "7f000000"]
-)
+def test_a_scale_of_zero_as_tensorrt_prints_it_is_none():
+    cache = parse_trt_cache(HEADER + b"dead: 0\nlive: 3f800000\nbias_output: 00000000\n")
+    assert (cache.scales, cache.zeros) == ({"live": 1.0}, ("dead", "bias_output"))
+    with pytest.raises(TableProblem, match="dead is listed twice"):
+        parse_trt_cache(HEADER + b"dead: 0\ndead: 3f800000\n")
+
+
+@pytest.mark.parametrize("digits", ["80000000", "bf800000", "7f800000", "ff800000", "7fc00000", "00000001", "7f000000"])
 def test_bad_scales_are_refused_by_name(digits):
     with pytest.raises(TableScaleInvalid, match="conv1"):
         parse_trt_cache(HEADER + f"conv1: {digits}\n".encode())

@@ -27,10 +27,10 @@ def import_and_wait(session: Session, client: Client, path: Path, options: Mappi
 
 def lines_from_import(found: Mapping[str, Any]) -> list[str]:
     """Return what people want to know of an imported table."""
-    names = ("matched", "mapped", "constants", "internal", "unknown", "filled", "missing")
+    names = ("matched", "mapped", "constants", "internal", "unknown", "zero", "filled", "missing")
     counts = ", ".join(f"{found[name]} {name}" for name in names if found[name] or name in ("matched", "missing"))
     lines = [f"table {found['id']} ({found['origin']})", counts]
-    lines += [f"{name}: {listed(found['details'][name])}" for name in ("unknown", "missing") if found[name]]
+    lines += [f"{name}: {listed(found['details'][name])}" for name in ("unknown", "zero", "missing") if found[name]]
     filled = [_line(tensor, how) for tensor, how in found["details"]["filled"].items()]
     more = [f"filled: and {len(filled) - _SHOWN_NAMES} more (--json lists all)"] if len(filled) > _SHOWN_NAMES else []
     return lines + filled[:_SHOWN_NAMES] + more

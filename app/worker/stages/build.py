@@ -7,6 +7,7 @@ from app import keys
 from app.db import results
 from app.db.rows import EngineRow, TableRow
 from app.errors import GpuOom
+from app.resolved import ResolvedJob
 from app.worker.context import Run
 from app.worker.files import model_path
 from app.worker.stages.quantize import find_or_quantize
@@ -20,11 +21,16 @@ _LESS_WORKSPACE = 4
 
 def find_or_build(run: Run, table: TableRow | None) -> EngineRow:
     """Return the job's engine, built now unless somebody has."""
-    key = keys.engine_key(run.job, table.body if table else None)
+    key = engine_key(run.job, table)
     with run.claim(key):
         with run.worker.database.reading() as session:
             known = results.find_engine(session, key)
         return known if known and run.worker.blobs.has(known.plan) else _build(run, table, key)
+
+
+def engine_key(job: ResolvedJob, table: TableRow | None) -> str:
+    """Return the key of the engine that a job builds from a table."""
+    return keys.engine_key(job, table.body, keys.cache_facts(job, table.facts)) if table else keys.engine_key(job, None)
 
 
 def _build(run: Run, table: TableRow | None, key: str) -> EngineRow:
@@ -52,14 +58,15 @@ def _request(run: Run, table: TableRow | None) -> dict[str, Any]:
     assert spec.engine is not None
     is_implicit = table is not None and spec.engine.quantization == "implicit"
     blobs = run.worker.blobs
-    own_cache = table.facts.get("native_cache") if table and is_implicit else None
+    beside = (keys.cache_facts(run.job, table.facts) if table else None) or {}
     return {
         "model": model_path(blobs, run.job.model, run.folder / "model"),
         "engine": spec.engine.model_dump(mode="json"),
         "float_type": spec.quantize.float_type,
         "exclude": list(spec.quantize.exclude) if is_implicit else [],
         "table": str(blobs.fetch(table.body)) if table and is_implicit else None,
-        "native_cache": str(blobs.fetch(own_cache)) if own_cache else None,
+        "native_cache": str(blobs.fetch(beside["native_cache"])) if "native_cache" in beside else None,
+        "kept": beside.get("kept", {}),
         "timing_cache": None,
         "out": str(run.folder / f"plan-{spec.engine.precision}"),
     }

@@ -54,7 +54,7 @@ def find_job_table(session: Session, job: ResolvedJob) -> TableRow | None:
         return results.get_table(session, job.spec.table)
     known = results.find_table(session, keys.table_key(job))
     if known is None and job.spec.allow_imported:
-        return results.find_imported_table(session, job.model.digest)
+        return results.find_imported_table(session, job.model.digest, keys.EQUALIZER if job.spec.quantize.equalize else None)
     return known
 
 

@@ -3,14 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-from app import keys
 from app.db import results
 from app.db.rows import EngineRow, TableRow
 from app.errors import GateMissed
 from app.quant.judge import check_gate
 from app.spec import Placement
 from app.worker.context import Run
-from app.worker.stages.build import find_or_build
+from app.worker.stages.build import engine_key, find_or_build
 from app.worker.stages.judge import find_or_judge
 from app.worker.stages.latency import STEP as LATENCY_STEP
 from app.worker.stages.quantize import find_or_quantize
@@ -24,7 +23,7 @@ def find_or_build_fastest(run: Run, table: TableRow) -> EngineRow:
 
     It is stored under the job's own key, with the figures of every placement in its metadata as `placements`.
     """
-    key = keys.engine_key(run.job, table.body)
+    key = engine_key(run.job, table)
     with run.claim(key):
         with run.worker.database.reading() as session:
             known = results.find_engine(session, key)

@@ -24,7 +24,8 @@ def build(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
 
     request: {"model": path, "engine": EngineSpec, "float_type": "fp32" | "fp16", "out": path, "timing_cache": path or
     None}; for explicit INT8 the model has Q/DQ pairs, for implicit there are "table": path, "native_cache": path of the
-    cache text that TensorRT wrote itself, or None, and "exclude": [node or tensor].
+    cache text that TensorRT wrote itself, or None, "kept": amax of what an imported cache listed beside the activations,
+    and "exclude": [node or tensor].
     Raises EngineProblem, UnsupportedOption, SpecProblem, GpuOom, GpuLost.
     """
     engine = EngineSpec.model_validate(request["engine"])
@@ -67,7 +68,7 @@ def _write_cache(request: dict[str, Any]) -> Path:
     if request["native_cache"]:
         return Path(request["native_cache"])
     path = Path(request["out"] + ".cache")
-    asked = {"model": request["model"], "table": request["table"], "kept": {}, "listed": []}
+    asked = {"model": request["model"], "table": request["table"], "kept": request["kept"], "listed": []}
     amax = export_cache(asked, lambda _event: None)["amax"]
     scales = {name: scale_from_amax(name, value) for name, value in amax.items()}
     path.write_text(format_trt_cache(scales), encoding="utf-8")

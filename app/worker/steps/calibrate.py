@@ -1,6 +1,5 @@
 """The step calibrate: TensorRT's own calibrator on the job's images; its cache is kept as it is, and read as a table."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from app.errors import ModelInputUnsupported
 from app.inputs.batches import Batches
 from app.quant.graph import find_activations
 from app.quant.native_cache import scales_from_native_cache
-from app.quant.table import Table, table_from_scales, table_to_json
+from app.quant.table import Table, table_from_scales, table_to_text
 from app.spec import JobSpec
 from app.worker.steps.images import Selection, calibration_files, open_batches
 
@@ -36,7 +35,7 @@ def calibrate(request: dict[str, Any], report: Report) -> dict[str, Any]:
     text, facts = calibrate_natively(wanted, _counted(batches, report), report)
     Path(request["cache"]).write_bytes(text)
     table = _table(model, text, spec.calibration.method)
-    Path(request["out"]).write_text(json.dumps(table_to_json(table), sort_keys=True), encoding="utf-8")
+    Path(request["out"]).write_text(table_to_text(table), encoding="utf-8")
     return {
         "tensors": len(table.amax),
         "dead": list(table.dead),

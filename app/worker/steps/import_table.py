@@ -1,39 +1,50 @@
 """The step import_table: a foreign table is parsed, matched with the tensors of a model, and filled up where asked."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from app.errors import TableProblem, TableScaleInvalid
+from app.keys import EQUALIZER
 from app.quant.coverage import Coverage, match_names
 from app.quant.foreign import ForeignTable, parse_foreign
 from app.quant.neighbours import Filled, fill_from_neighbours
-from app.quant.table import Table, scales_from_table, table_to_json
+from app.quant.table import Table, scales_from_table, table_to_text
 from app.worker.steps.quantize import read_table
+
+_ZERO_IS = (
+    "0, as TensorRT writes it for what was zero on every image; fill=neighbours or fill=minmax-from-dataset may give it one"
+)
 
 
 def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Write the table's JSON to `out`; return what of it the model knows, and where each added amax came from.
 
     request: {"model": path, "cache": path, "out": path, "fill": "refuse" or "neighbours" or "minmax-from-dataset",
-    "computed": path of a table of that model and dataset, or None}. Returns {"format", "header", "method", "tensors", "dead",
-    "needed", "covered", "kept": amax of the known names that are no tensors of the model, "listed": all names in the
-    file's order, but the unknown, "counts" and "details": names as matched, mapped, constants, internal, unknown,
-    missing, filled}. Raises TableProblem, TableScaleInvalid.
+    "computed": path of a table of that model and dataset, or None}. Returns {"format", "header", "method", "equalizer",
+    "tensors", "dead", "needed", "covered", "kept": amax of the known names that are no tensors of the model, "listed": all
+    names in the file's order, but the unknown, "counts" and "details": names as matched, mapped, constants, internal,
+    unknown, zero, missing, filled}. Raises TableProblem, TableScaleInvalid.
     """
     foreign = parse_foreign(Path(request["cache"]).read_bytes())
+    _check_equalizer(foreign.table)
     scales_from_table(foreign.table)
     model = onnx.load(request["model"])
-    coverage = match_names(model, foreign.table.amax)
-    coverage.filled = _fill(request, model, coverage)
+    coverage = match_names(model, foreign.table.amax, foreign.zeros)
+    measured = read_table(request["computed"]) if request["computed"] else None
+    coverage.dead = frozenset([*foreign.table.dead, *(measured.dead if measured else ())])
+    coverage.filled = _fill(request["fill"], model, coverage, measured)
+    if measured is not None or request["fill"] != "minmax-from-dataset":
+        _check_zeros(coverage)
     table = _table_from_coverage(foreign, coverage)
-    Path(request["out"]).write_text(json.dumps(table_to_json(table), sort_keys=True), encoding="utf-8")
+    Path(request["out"]).write_text(table_to_text(table), encoding="utf-8")
     return {
         "format": foreign.format,
         "header": foreign.header,
         "method": table.method,
+        "equalizer": foreign.table.equalizer,
         "tensors": len(table.amax),
         "dead": list(table.dead),
         "needed": len(coverage.needed),
@@ -45,16 +56,31 @@ def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
     }
 
 
-def _fill(request: dict[str, Any], model: onnx.ModelProto, coverage: Coverage) -> dict[str, Filled]:
-    if request["fill"] == "neighbours":
+def _check_equalizer(table: Table) -> None:
+    if table.equalizer not in (None, EQUALIZER):
+        reason = f"its ranges are of a model equalized by {table.equalizer!a}, here {EQUALIZER} does it; calibrate again"
+        raise TableProblem(reason=reason)
+
+
+def _fill(fill: str, model: onnx.ModelProto, coverage: Coverage, measured: Table | None) -> dict[str, Filled]:
+    if fill == "neighbours":
         return fill_from_neighbours(model, coverage.amax, coverage.missing)
-    if request["computed"] is None:
-        return {}
-    computed = read_table(request["computed"]).amax
-    return {name: Filled(computed[name], "minmax", (), ()) for name in coverage.missing if name in computed}
+    known = measured.amax if measured else {}
+    return {name: Filled(known[name], "minmax", (), ()) for name in coverage.missing if name in known}
 
 
 def _table_from_coverage(foreign: ForeignTable, coverage: Coverage) -> Table:
     amax = coverage.amax | {name: filled.amax for name, filled in coverage.filled.items()}
-    dead = tuple(name for name in foreign.table.dead if name in coverage.needed and name not in amax)
-    return Table(amax, dead, foreign.table.method)
+    dead = tuple(name for name in coverage.needed if name in coverage.dead and name not in amax)
+    extremes = {name: pair for name, pair in foreign.table.extremes.items() if name in coverage.amax}
+    return Table(amax, dead, foreign.table.method, extremes=extremes)
+
+
+def _check_zeros(coverage: Coverage) -> None:
+    """Refuse zeros that a quantizer needs: TensorRT would take them and be wrong, and a table without them looks whole.
+
+    A tensor that was zero on every image and is so in the measurement as well is dead: it stays float.
+    """
+    for name in coverage.missing:
+        if name in coverage.zero:
+            raise TableScaleInvalid(tensor=name, value=_ZERO_IS)
