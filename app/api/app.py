@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from app.api import engines, health, jobs, one_shot, tables, uploads
+from app.api import engines, health, jobs, migrating, one_shot, tables, uploads
 from app.api.context import Context
 from app.api.guard import Guard
 from app.api.problems import install_problem_handlers
@@ -29,6 +29,6 @@ def create_app(service: Service) -> FastAPI:
     app.state.context = Context(service, asyncio.Semaphore(service.settings.inspectors))
     install_problem_handlers(app)
     app.add_middleware(Guard, settings=service.settings)
-    for router in (health.router, uploads.router, jobs.router, one_shot.router, tables.router, engines.router):
-        app.include_router(router)
+    for part in (health, uploads, jobs, one_shot, migrating, tables, engines):
+        app.include_router(part.router)
     return app

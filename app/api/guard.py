@@ -12,7 +12,7 @@ from app.quant.foreign import MAX_TABLE_BYTES
 from app.settings import LOOPBACK, Settings
 
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-_UPLOAD_PATHS = ("/v1/models", "/v1/datasets", "/v1/engines")
+_UPLOAD_PATHS = ("/v1/models", "/v1/datasets", "/v1/engines", "/v1/tables/migrate")
 _TABLE_PATH = "/v1/tables/import"
 #: Of bodies that are no uploads.
 MAX_JSON_BYTES = 1 << 20

@@ -23,13 +23,17 @@ Fill = Literal["refuse", "neighbours", "minmax-from-dataset"]
 
 @dataclass(frozen=True)
 class Import:
-    """What is imported for which model. `computed`: a table of that model whose amax fill up the missing ones."""
+    """What is imported for which model. `computed`: a table of that model whose amax fill up the missing ones.
+
+    `model_file`: where the model is that is not stored yet.
+    """
 
     model: ModelRow
     staged: Staged
     min_coverage: float
     fill: Fill = "refuse"
     computed: TableRow | None = None
+    model_file: str | None = None
 
 
 async def read_import(context: Context, wanted: Import) -> dict[str, Any]:
@@ -40,7 +44,7 @@ async def read_import(context: Context, wanted: Import) -> dict[str, Any]:
     service, folder = context.service, wanted.staged.path.parent
     fetch = service.blobs.fetch
     request = {
-        "model": await asyncio.to_thread(model_path, service.blobs, resolved_model(wanted.model), folder / "model"),
+        "model": wanted.model_file or await asyncio.to_thread(_fetch_model, context, wanted, folder),
         "cache": str(wanted.staged.path),
         "out": str(_body_path(wanted)),
         "fill": wanted.fill,
@@ -73,7 +77,7 @@ def _coverage(answer: dict[str, Any]) -> float:
 
 async def store_import(context: Context, wanted: Import, answer: dict[str, Any]) -> dict[str, Any]:
     """Store the table that `read_import` left and return its document: a filled up one is `derived`, else `imported`."""
-    table = await asyncio.to_thread(_save, context, wanted, answer)
+    table = await asyncio.to_thread(save_import, context, wanted, answer)
     told = {"id": table.id, "origin": table.origin, "coverage": _coverage(answer)}
     return told | answer["counts"] | {"details": answer["details"]}
 
@@ -84,11 +88,16 @@ def find_model(context: Context, reference: str) -> ModelRow:
         return uploads.get_upload(session, ModelRow, reference)
 
 
+def _fetch_model(context: Context, wanted: Import, folder: Path) -> str:
+    return model_path(context.service.blobs, resolved_model(wanted.model), folder / "model")
+
+
 def _body_path(wanted: Import) -> Path:
     return wanted.staged.path.parent / "table.json"
 
 
-def _save(context: Context, wanted: Import, answer: dict[str, Any]) -> TableRow:
+def save_import(context: Context, wanted: Import, answer: dict[str, Any]) -> TableRow:
+    """Store the table that `read_import` left; what comes later is the model's last import, known or not."""
     path, computed = _body_path(wanted), wanted.computed
     digest = sha256_of(path)
     context.service.blobs.put(path, digest)

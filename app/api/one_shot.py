@@ -37,9 +37,9 @@ async def post_engine(request: Request, response: Response, context: InContext, 
     async with staging_folder(settings) as folder:
         form = await stage_form(request, settings, folder, _FIELDS)
         spec = _spec_from_form(form)
-        model = await inspect_model(context, await _apart(form.file("model"), "m"))
-        images = await unpack_dataset(context, await _apart(form.file("images"), "i")) if spec.dataset else None
-        rows = JobRows(_asked_model(model), _asked_dataset(images) if images else None, None)
+        model = await inspect_model(context, await stage_apart(form.file("model"), "m"))
+        images = await unpack_dataset(context, await stage_apart(form.file("images"), "i")) if spec.dataset else None
+        rows = JobRows(asked_model(model), _asked_dataset(images) if images else None, None)
         await asyncio.to_thread(check, context.service, spec, rows)
         ids = await asyncio.to_thread(_save, context, form, model, images)
     return await submit_and_wait(context.service, spec.model_copy(update=ids), response, wait)
@@ -47,12 +47,13 @@ async def post_engine(request: Request, response: Response, context: InContext, 
 
 def _save(context: Context, form: Form, model: dict[str, Any], images: dict[str, Any] | None) -> dict[str, str | None]:
     # Ids, not names: somebody else may send files of the same names at the same moment.
-    model_id = save_model(context, _name(form, "model"), model).row.id
-    dataset_id = save_dataset(context, _name(form, "images"), images).row.id if images else None
+    model_id = save_model(context, name_from_form(form, "model"), model).row.id
+    dataset_id = save_dataset(context, name_from_form(form, "images"), images).row.id if images else None
     return {"model": model_id, "dataset": dataset_id}
 
 
-def _asked_model(facts: dict[str, Any]) -> ModelRow:
+def asked_model(facts: dict[str, Any]) -> ModelRow:
+    """Return the row of an inspected model that is not stored, to ask with."""
     files = [{field: file[field] for field in ("name", "sha256", "size")} for file in facts["files"]]
     return ModelRow(id=_PLACEHOLDER, name=_PLACEHOLDER, digest=facts["digest"], files=files, facts=facts, bytes=0)
 
@@ -76,7 +77,8 @@ def _spec_from_form(form: Form) -> JobSpec:
         raise SpecProblem(reason="the field spec is not JSON") from error
 
 
-def _name(form: Form, part: str) -> str:
+def name_from_form(form: Form, part: str) -> str:
+    """Return a name for an upload: what its sender called the file, as far as names allow it."""
     slug = re.sub(r"[^a-z0-9._-]+", "-", form.stem(part).lower()).strip("-._")[:60]
     try:
         return valid_name(slug)
@@ -84,8 +86,8 @@ def _name(form: Form, part: str) -> str:
         return f"upload-{form.file(part).sha256[:12]}"
 
 
-async def _apart(staged: Staged, folder: str) -> Staged:
-    # Each upload is inspected in a folder of its own.
+async def stage_apart(staged: Staged, folder: str) -> Staged:
+    """Return the upload in a folder of its own, where it is inspected."""
     apart = staged.path.parent / folder
     apart.mkdir()
     return Staged(staged.path.rename(apart / "body"), staged.sha256, staged.size)

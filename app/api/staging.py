@@ -15,7 +15,7 @@ from fastapi import Request
 
 from app.api.digests import declared_digest
 from app.blobs.durable import raising_problems
-from app.errors import DigestMismatch, RequestTimeout, UploadTruncated
+from app.errors import DigestMismatch, MediaTypeUnsupported, RequestTimeout, UploadTruncated
 from app.settings import Settings
 
 #: Written and hashed in one go, in a thread.
@@ -74,8 +74,12 @@ async def staging_folder(settings: Settings) -> AsyncIterator[Path]:
 async def stage_body(request: Request, settings: Settings, folder: Path) -> Staged:
     """Write the request's raw body to a file in folder.
 
-    Raises RequestTimeout, UploadTruncated, PayloadTooLarge, DigestInvalid, DigestMismatch and what the disk raises.
+    Raises MediaTypeUnsupported, RequestTimeout, UploadTruncated, PayloadTooLarge, DigestInvalid, DigestMismatch and what
+    the disk raises.
     """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind.startswith("multipart/"):
+        raise MediaTypeUnsupported(expected="a file's bytes as the body (curl -T FILE or --data-binary @FILE)", received=kind)
     expected = declared_digest(request.headers)
     sink = Sink(folder / "body")
     async for chunk in read_chunks(request, settings.upload_idle_seconds):

@@ -10,7 +10,8 @@ import numpy as np
 
 #: Layers that hand on the values of their first input.
 _KEEPING = ("SHUFFLE", "IDENTITY", "CAST")
-_UNIT = ("SOFTMAX",)
+#: Activation functions whose values never exceed 1: the parser makes a HardSwish of a HARD_SIGMOID and a product.
+_UNIT = ("HARD_SIGMOID", "SIGMOID", "SOFTSIGN", "TANH")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def _outputs(trt: ModuleType, layer: Any) -> list[NetworkTensor]:
 
 
 def _amax(trt: ModuleType, layer: Any, kind: str) -> float | None:
-    if kind in _UNIT:
+    if kind == "ACTIVATION":
+        layer.__class__ = trt.IActivationLayer
+    if kind == "SOFTMAX" or (kind == "ACTIVATION" and layer.type.name in _UNIT):
         return 1.0
     if kind != "CONSTANT":
         return None

@@ -8,7 +8,7 @@ import onnx
 
 from app.quant.graph import find_activations, find_needed_tensors
 from app.quant.neighbours import Filled
-from app.quant.trt_names import INTERNAL_PREFIXES, find_constant_names, find_layer_names
+from app.quant.trt_names import INTERNAL_PREFIXES, find_constant_names, is_inside
 from app.quant.unnamed import map_unnamed
 
 _MOST_UNKNOWN = 1000
@@ -90,13 +90,14 @@ class _Names:
     activations: frozenset[str]
     mapped: Mapping[str, str]
     constants: frozenset[str]
-    layers: frozenset[str]
+    nodes: frozenset[str]
 
     @classmethod
     def of_model(cls, model: onnx.ModelProto, listed: Sequence[str]) -> Self:
         activations, graph = frozenset(find_activations(model)), model.graph
         mapped = map_unnamed(model, listed, activations)
-        return cls(activations, mapped, frozenset(find_constant_names(graph)), frozenset(find_layer_names(graph)))
+        nodes = frozenset(node.name for node in graph.node if node.name)
+        return cls(activations, mapped, frozenset(find_constant_names(graph)), nodes)
 
     def kind(self, name: str) -> str:
         if name in self.activations:
@@ -105,7 +106,7 @@ class _Names:
             return "mapped"
         if name in self.constants or "[Constant]" in name:
             return "constants"
-        return "internal" if name.startswith(INTERNAL_PREFIXES) or name in self.layers else "unknown"
+        return "internal" if name.startswith(INTERNAL_PREFIXES) or is_inside(name, self.nodes) else "unknown"
 
     def tensor(self, name: str) -> str:
         return self.mapped.get(name, name)

@@ -24,11 +24,11 @@ _WIDE_OPS = frozenset("CumSum Exp Log Pow ReduceL2 ReduceLogSum ReduceLogSumExp 
 #: What brings their results back, or carries them on, such as the mean and root in a normalization by hand.
 _AFTER_WIDE = frozenset("Add Div Reciprocal ReduceMean Sqrt".split())
 _CARRYING = frozenset({"Add", "ReduceMean"})
-#: These have no fp16 kernel, or make tensors from nothing.
+#: These have no fp16 form in ONNX, or no kernel, or make tensors from nothing.
 _FLOAT32_OPS = frozenset(
     """
-    Bernoulli Cast ConstantOfShape EyeLike Multinomial NonMaxSuppression RandomNormal RandomNormalLike RandomUniform
-    RandomUniformLike Range RoiAlign
+    Bernoulli Cast Celu ConstantOfShape EyeLike IsInf Multinomial NonMaxSuppression RandomNormal RandomNormalLike
+    RandomUniform RandomUniformLike Range RoiAlign
     """.split()
 )
 #: Their outputs fit into fp16, whatever they read.

@@ -1,5 +1,6 @@
 """A table of any origin: what the bytes are is read from the bytes, and its scales and names are checked."""
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ MAX_TABLE_BYTES = 64 << 20
 MAX_ENTRIES = 100_000
 _LONGEST_NAME = 4096
 _SNIFFED = 64
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def parse_foreign(content: bytes) -> ForeignTable:
 
 def is_flatbuffer(content: bytes) -> bool:
     """Return whether the bytes are binary, as ONNX Runtime's calibration.flatbuffers is."""
-    return b"\x00" in content[:_SNIFFED]
+    return b"\x00" in content[:_SNIFFED] and not content.startswith((b"TRT-", *_UTF16_MARKS))
 
 
 def _read_json(content: bytes) -> ForeignTable:

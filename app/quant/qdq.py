@@ -127,7 +127,10 @@ def _float_nodes(prepared: onnx.ModelProto, dead: set[str], observed: set[str]) 
 
 def _why_nothing(plan: PlacementPlan) -> str:
     reasons = sorted(set(plan.kept_float.values()))
-    return "; ".join(reasons[:4]) or "it has no Conv, ConvTranspose, Gemm or MatMul in float32"
+    return (
+        "; ".join(reasons[:4])
+        or "it has no Conv, ConvTranspose, Gemm or MatMul in float32, but perhaps inside If, Loop or Scan, which stays float"
+    )
 
 
 def _choose_scales(plan: PlacementPlan, scales: Mapping[str, SupportsFloat]) -> dict[str, np.float32]:

@@ -7,6 +7,8 @@ import onnx
 from app.errors import ModelInvalidGraph
 
 _LARGEST_KEPT_ELEMENTS = 1024
+#: ONNX infers nothing of its output, which is like its first input.
+_LIKE_INPUT = "GroupNormalization"
 
 Shape = tuple[int | None, ...]
 
@@ -73,10 +75,17 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
         if tensor.name in heavy
     ]
     light = [tensor for tensor in graph.initializer if tensor.name not in heavy]
-    bare = onnx.helper.make_graph(graph.node, graph.name or "graph", inputs, graph.output, light)
+    nodes = [_inferable(node) for node in graph.node]
+    bare = onnx.helper.make_graph(nodes, graph.name or "graph", inputs, graph.output, light)
     return onnx.helper.make_model(
         bare, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
     )
+
+
+def _inferable(node: onnx.NodeProto) -> onnx.NodeProto:
+    if node.op_type != _LIKE_INPUT or node.domain not in ("", "ai.onnx"):
+        return node
+    return onnx.helper.make_node("Identity", node.input[:1], node.output)
 
 
 def _elements(tensor: onnx.TensorProto) -> int:

@@ -14,6 +14,8 @@ MAX_CACHE_BYTES = 16 << 20
 #: Names that TensorRT writes in its own caches; the quantile and legacy variants are read as well.
 ALGORITHMS = ("EntropyCalibration", "EntropyCalibration2", "MinMaxCalibration", "LegacyCalibration")
 
+_HEADER_IS = "TRT-<version>-<algorithm>, such as TRT-100600-EntropyCalibration2"
+_LOST_LINES = "; were its line ends lost? curl needs --data-binary @FILE, not -d"
 _HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9]{1,40})")
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,2})\.([0-9]{1,2})(?:\.[0-9]{1,9})?")
 _HEX = re.compile(r"[0-9a-fA-F]{8}")
@@ -68,9 +70,9 @@ def parse_trt_cache(content: bytes) -> ParsedCache:
     if len(content) > MAX_CACHE_BYTES:
         raise TableProblem(reason=f"a cache has at most {MAX_CACHE_BYTES} bytes, this one has {len(content)}")
     try:
-        lines = content.decode("utf-8").split("\n")
+        lines = content.decode("utf-8-sig").split("\n")  # editors on Windows put a mark in front
     except UnicodeDecodeError as error:
-        raise TableProblem(reason=f"byte {error.start} is not UTF-8") from None
+        raise TableProblem(reason=f"byte {error.start} is not UTF-8; save it as UTF-8 text") from None
     lines = [line.removesuffix("\r") for line in lines]
     while lines and not lines[-1]:
         lines.pop()
@@ -78,7 +80,7 @@ def parse_trt_cache(content: bytes) -> ParsedCache:
         raise TableProblem(reason="the cache is empty")
     header = _HEADER.fullmatch(lines[0])
     if header is None:
-        raise TableProblem(reason="its first line is not TRT-<version>-<algorithm>, such as TRT-100600-EntropyCalibration2")
+        raise TableProblem(reason=f"its first line is not {_HEADER_IS}{_LOST_LINES if lines[0].startswith('TRT-') else ''}")
     scales: dict[str, np.float32 | None] = {}
     for number, line in enumerate(lines[1:], start=2):
         name, scale = _parse_line(number, line)

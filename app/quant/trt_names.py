@@ -6,17 +6,18 @@ and a sum that has the ONNX name; a Softmax on a flattened matrix has a layer of
 and of normalizations are no tensors there.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx
 
 from app.quant.histogram import add_tensorrt_batch, empty_tensorrt
-from app.quant.nodes import FLOAT_TYPES, Index, index_graph
+from app.quant.nodes import FLOAT_TYPES, Index, find_fixed, index_graph
 from app.quant.table import MIN_SCALE
 
 #: TensorRT makes these for itself.
-INTERNAL_PREFIXES = ("ONNXTRT_", "(Unnamed Layer* ")
+INTERNAL_PREFIXES = ("ONNXTRT_", "(Unnamed Layer* ", "tmp_refittable_weight")
 #: Operators whose constant inputs become weights of the layer or numbers of its description.
 _LAYER_WEIGHTS = frozenset(
     """
@@ -25,20 +26,24 @@ _LAYER_WEIGHTS = frozenset(
     """.split()
 )
 _ZERO_AMAX = 127.0
+_LAYER_OUTPUT = re.compile(r"(.+)_output(?:_[0-9]{1,9})?")
+_NUMBER = re.compile(r"_[0-9]{1,9}$")
 
 
 def find_constant_names(graph: onnx.GraphProto) -> set[str]:
-    """Return every name under which a cache may list a constant of the model, or what is computed from constants alone."""
-    names = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:
-        if all(name in names for name in node.input if name):
-            names.update(name for name in node.output if name)
-    return names | {f"{name}_output" for name in names}
+    """Return every name under which a cache may list what no image changes: constants, and what is computed from them."""
+    names = find_fixed(graph)
+    return {*names, *(f"{name}_output" for name in names)}
 
 
-def find_layer_names(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of tensors inside a node: the product of a Gemm, the matrix that a Softmax works on."""
-    return {f"{node.name}_output{end}" for node in graph.node if node.name for end in ("", "_0")}
+def is_inside(name: str, nodes: Collection[str]) -> bool:
+    """Return whether a name is of a tensor inside one of the nodes with these names.
+
+    Such are the product of a Gemm, the matrix that a Softmax works on, the gates of an LSTM: NODE, a number where the
+    node becomes several layers, `_output`, and again a number where such a name was taken.
+    """
+    layer = _LAYER_OUTPUT.fullmatch(name)
+    return layer is not None and (layer[1] in nodes or _NUMBER.sub("", layer[1]) in nodes)
 
 
 def constant_amax(graph: onnx.GraphProto, method: str) -> dict[str, float]:

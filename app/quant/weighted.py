@@ -61,7 +61,7 @@ def _why_unfit(node: onnx.NodeProto, scene: Scene) -> str:
         return f"it computes in {names}; export the model in float32"
     if any(name in scene.index.constants and len(scene.index.constants[name].dims) < 2 for name in node.input[:2]):
         return _VECTOR
-    if any(name in scene.fixed for name in node.input[:2]):
+    if any(name in scene.fixed and name not in scene.index.constants for name in node.input[:2]):
         return "what computes its weights cannot be folded into a constant"
     return "its weights are computed from the inputs, or the type of what it reads is not known"
 

@@ -1,11 +1,13 @@
 """What an imported table is told apart by, which one a job takes, and what zero scales and equalized ranges come to."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 
 from tests.api.test_equalize import spec as equalizing  # noqa: F401 (a fixture)
@@ -165,6 +167,51 @@ def test_a_model_with_nothing_to_quantize_takes_no_cache_of_another(http: httpx.
     assert "other" in str(problem["detail"])
     own = b"TRT-8601-MinMaxCalibration\noutput: 3c010204\n"
     assert imported(http, own, model="nothing")["matched"] == 1
+
+
+def test_one_form_migrates_a_model_and_its_cache(http: httpx.Client) -> None:
+    files = {"model": ("Old Net.onnx", MODEL.read_bytes()), "cache": ("old.cache", cache("entropy"))}
+    answer = http.post("/v1/tables/migrate", params={"placement": "fused", "exclude": ["/3/Conv", "/10/Gemm"]}, files=files)
+    assert answer.status_code == 200, answer.text
+    onnx.checker.check_model(onnx.load(io.BytesIO(answer.content)), full_check=True)
+    place = answer.headers["content-location"]
+    assert http.get(place).content == answer.content
+    report = http.get(place.replace("/qdq", "/qdq/report")).json()
+    assert {"/3/Conv", "/10/Gemm"} <= {row["node"] for row in report["kept_float"]}
+    assert (report["origin"], list(report["migration"]["filled"])) == ("derived", [FLAT])
+    assert http.get("/v1/models/old-net").status_code == 200
+
+
+def test_a_migration_that_is_refused_stores_nothing(server: Any, http: httpx.Client) -> None:
+    model = MODEL.read_bytes()
+    before = blobs(server)
+    refused = {"table-coverage-too-low": b"TRT-8601-MinMaxCalibration\nother: 3c010204\n", "table-invalid": b""}
+    for code, content in refused.items():
+        assert_problem(http.post("/v1/tables/migrate", files={"model": ("x.onnx", model), "cache": ("c", content)}), 422, code)
+    bad = http.post("/v1/tables/migrate", files={"model": ("x.onnx", b"no"), "cache": ("c", cache("minmax"))})
+    assert_problem(bad, 422, "model-invalid")
+    assert_problem(http.post("/v1/tables/migrate", files={"model": ("x.onnx", model)}), 400, "invalid-request")
+    assert_problem(http.post("/v1/tables/migrate", content=model), 415, "unsupported-media-type")
+    large = http.post("/v1/tables/migrate", files={"model": ("x.onnx", model), "cache": ("c", b"x" * (65 << 20))})
+    assert_problem(large, 413, "payload-too-large")
+    lacking = {"model": ("x.onnx", model), "cache": ("c", cache("entropy"))}
+    assert blobs(server) == before
+    assert http.get("/v1/models/x").status_code == 404
+    assert_problem(http.post("/v1/tables/migrate", params={"fill": "refuse"}, files=lacking), 422, "table-incomplete")
+
+
+def test_how_a_file_got_spoiled_is_said(http: httpx.Client) -> None:
+    plain = cache("minmax")
+    assert imported(http, b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n"))["matched"] > 0  # as editors on Windows save it
+    spoiled = {
+        "--data-binary": plain.replace(b"\n", b""),
+        "UTF-8": plain.decode().encode("utf-16"),
+        "control": plain.replace(b"input", b"in\0put"),
+    }
+    for told, content in spoiled.items():
+        assert told in str(assert_problem(post(http, content), 422, "table-invalid")["detail"])
+    form = http.post("/v1/tables/import", params={"model": "traced"}, files={"file": plain})
+    assert "--data-binary" in str(assert_problem(form, 415, "unsupported-media-type")["detail"])
 
 
 def test_refused_tables_leave_nothing_behind(server: Any, http: httpx.Client) -> None:

@@ -14,9 +14,7 @@ from app.quant.neighbours import Filled, fill_from_neighbours
 from app.quant.table import Table, scales_from_table, table_to_text
 from app.worker.steps.quantize import read_table
 
-_ZERO_IS = (
-    "0, as TensorRT writes it for what was zero on every image; fill=neighbours or fill=minmax-from-dataset may give it one"
-)
+_ZERO_IS = "0 (TensorRT writes that where all images gave zeros; fill=neighbours or fill=minmax-from-dataset may find a range)"
 
 
 def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
