@@ -15,8 +15,8 @@ OBSERVER_VERSION = 2
 DERIVER_VERSION = 1
 QUANTIZER_VERSION = 2
 JUDGE_VERSION = 1
-TUNER_VERSION = 1
-EXCLUDER_VERSION = 1
+TUNER_VERSION = 2
+EXCLUDER_VERSION = 2
 EQUALIZER = "cross-layer/1"
 
 #: Bias correction and weight rounding look at so many of the calibration images.
