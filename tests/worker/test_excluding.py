@@ -50,8 +50,8 @@ class Case:
     def request(self, exclude: list[str], out: Path) -> dict[str, Any]:
         spec = self.spec.model_dump(mode="json")
         spec["quantize"] |= {"exclude": exclude} | ({} if "auto" in exclude else {"max_excluded": None})
-        listing = self.dataset["listing"]
-        judged = {"judge": self.dataset, "calibration": listing, "taken": None, "dataset": self.dataset}
+        seen = {"listing": self.dataset["listing"], "max_images": None, "converge": None, "taken": None, "is_own": True}
+        judged = {"judge": self.dataset, "is_apart": False, "calibration": seen, "dataset": self.dataset}
         about = {"model": str(self.model), "table": str(self.table), "spec": spec, "limits": LIMITS, "out": str(out)}
         return about | judged | {"quantize": spec["quantize"]}
 
