@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import rfc8785
 from pydantic import BaseModel
 
+from app.provenance import foreign_calibration
 from app.resolved import ResolvedJob
 from app.spec import CalibrationSpec, QuantizeSpec
 
@@ -30,6 +31,15 @@ _NOT_IN_JOB_KEY: Any = {
     "priority": True,
     "wait_for_worker_seconds": True,
 }
+
+
+class CalibratedTable(Protocol):
+    """What a key needs to know of a table: the digest of its JSON, and what it tells of its images."""
+
+    @property
+    def body(self) -> str: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
 
 
 def key_from(**parts: Any) -> str:
@@ -109,7 +119,9 @@ def tuned_facts(job: ResolvedJob) -> dict[str, Any] | None:
     """Return on what weights and biases are fitted; None where they are not."""
     if not job.spec.quantize.is_tuned:
         return None
-    return {"observation": observation_key(job), "images": TUNE_IMAGES, "tuner": TUNER_VERSION}
+    # Whoever observed, the images are looked at by ONNX Runtime.
+    runtime = None if job.tools.observer == job.tools.judge else {"runtime": job.tools.judge}
+    return {"observation": observation_key(job), "images": TUNE_IMAGES, "tuner": TUNER_VERSION} | (runtime or {})
 
 
 def quantized_key(model_digest: str, table_body: str, quantize: QuantizeSpec, tuned: dict[str, Any] | None = None) -> str:
@@ -117,11 +129,12 @@ def quantized_key(model_digest: str, table_body: str, quantize: QuantizeSpec, tu
     return key_from(model=model_digest, table=table_body, quantize=quantize, quantizer=QUANTIZER_VERSION, tuned=tuned)
 
 
-def exclusion_key(job: ResolvedJob, table_body: str) -> str:
+def exclusion_key(job: ResolvedJob, table: CalibratedTable) -> str:
     """Return the key of what `quantize.exclude: auto` comes to for a job and a table."""
     return key_from(
         model=job.model.digest,
-        table=table_body,
+        table=table.body,
+        calibration=foreign_calibration(job, table.facts),
         quantize=job.spec.quantize,
         tuned=tuned_facts(job),
         gate=job.spec.judge.gate,
@@ -175,15 +188,20 @@ def judge_selection(job: ResolvedJob) -> dict[str, Any]:
     }
 
 
-def judge_key(job: ResolvedJob, engine: str) -> str:
+def judge_key(job: ResolvedJob, engine: str, table: CalibratedTable) -> str:
     """Return the key of the report on the engine with that key; of auto's exclusion it tells how that was found."""
     judge = job.spec.judge
+    # With a dataset to judge on, nothing hangs on the table's images but what sensitivity is told to be measured on.
+    is_told = job.judge_dataset is None or judge.sensitivity
     return key_from(
         engine=engine,
         selection=judge_selection(job),
+        calibration=foreign_calibration(job, table.facts) if is_told else None,
         latency=judge.latency or None,
+        float_type=judge.float_type,
         exclusion=job.exclusion,
-        sensitivity=judge.sensitivity or None,
+        # It may be measured on what was calibrated on.
+        sensitivity={"observation": observation_key(job), "excluder": EXCLUDER_VERSION} if judge.sensitivity else None,
     )
 
 

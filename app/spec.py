@@ -275,6 +275,8 @@ class JudgeSpec(Frozen):
     """On which images FP32 and INT8 are compared, and what is good enough.
 
     `sensitivity` adds to the report what each group of INT8 nodes loses; `quantize.exclude` auto measures that anyway.
+    `float_type` judges the Q/DQ model with this `quantize.float_type` in the place of the engine: the file that another
+    runtime gets. ONNX Runtime engines are fp32 alone, yet it computes fp16 files rightly as it is set up to judge.
     """
 
     dataset: Reference | None = None
@@ -282,6 +284,7 @@ class JudgeSpec(Frozen):
     gate: GateSpec | None = None
     latency: bool = False
     sensitivity: bool = False
+    float_type: FloatType | None = None
 
 
 class JobSpec(Frozen):

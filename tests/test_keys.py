@@ -1,5 +1,6 @@
 """Keys: what changes a result changes them, what does not does not; their values stay for ever."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,6 +13,19 @@ from app.spec import JobSpec, QuantizeSpec
 TOOLS = Tools(observer="onnxruntime 1", decoder="pillow 1", judge="onnxruntime 1", backend="onnxruntime 1")
 MODEL = ResolvedModel(id="mdl_1", name="m", digest="a" * 64, files=(), inputs=())
 DATASET = ResolvedDataset(id="dst_1", name="d", digest="b" * 64, listing="c" * 64, packs=(), images=9, labelled=False)
+
+
+@dataclass
+class Table:
+    """What a key needs to know of a table."""
+
+    body: str = "t"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+OWN = Table(facts={"observation": {"dataset": DATASET.digest, "listing": "c" * 64}})
+IMPORTED = Table(facts={"format": "tensorrt"})
+OTHER = Table(facts={"observation": {"dataset": "e" * 64, "listing": "c" * 64}})
 
 
 def job(change: dict[str, Any] | None = None, **parts: Any) -> ResolvedJob:
@@ -104,7 +118,7 @@ def test_a_named_table_has_no_part_in_the_calibration_and_is_judged_on_all_image
     named = job({"table": "tbl_1"})
     assert keys.observation_key(named) == keys.observation_key(job())
     assert keys.engine_key(named, "t") == keys.engine_key(job(), "t")
-    assert keys.judge_key(named, "e") != keys.judge_key(job(), "e")
+    assert keys.judge_key(named, "e", OWN) != keys.judge_key(job(), "e", OWN)
     assert keys.job_key(named) != keys.job_key(job())
 
 
@@ -124,7 +138,7 @@ def test_new_options_leave_old_keys_as_they_were() -> None:
     plain = {"quantize": {"bias_correction": False, "weight_rounding": "nearest"}, "judge": {"sensitivity": False}}
     for key in (keys.table_key, keys.job_key):
         assert key(job(plain)) == key(job())
-    assert keys.judge_key(job(plain), "e") == keys.key_from(engine="e", selection=keys.judge_selection(job()))
+    assert keys.judge_key(job(plain), "e", OWN) == keys.key_from(engine="e", selection=keys.judge_selection(job()))
 
 
 @pytest.mark.parametrize("tuned", [{"bias_correction": True}, {"weight_rounding": "gptq"}])
@@ -143,14 +157,14 @@ def test_auto_is_resolved_before_the_engine_s_key() -> None:
     named = job({"quantize": {"exclude": ["a", "b"]}})
     assert keys.engine_key(auto.excluding(["a"], "found"), "t") == keys.engine_key(named, "t")
     assert keys.table_key(auto) == keys.table_key(job({"quantize": {"exclude": ["b"]}}))
-    assert keys.judge_key(auto.excluding(["a"], "found"), "e") != keys.judge_key(named, "e")
+    assert keys.judge_key(auto.excluding(["a"], "found"), "e", OWN) != keys.judge_key(named, "e", OWN)
     changes: list[dict[str, Any]] = [
         {"quantize": {"exclude": "auto", "max_excluded": 0.1}},
         {"quantize": {"exclude": "auto"}, "judge": {"gate": {"min_agreement": 0.9}}},
         {"quantize": {"exclude": "auto"}, "judge": {"images": 9}},
         {"quantize": {"exclude": "auto", "bias_correction": True}},
     ]
-    found = {keys.exclusion_key(job(change), "t") for change in [{"quantize": {"exclude": "auto"}}, *changes]}
+    found = {keys.exclusion_key(job(change), OWN) for change in [{"quantize": {"exclude": "auto"}}, *changes]}
     assert len(found) == 5
 
 
@@ -162,3 +176,35 @@ def test_exclude_is_names_or_auto_or_both() -> None:
     for wrong in ({"exclude": "b"}, {"exclude": ["b"], "max_excluded": 0.1}, {"exclude": "auto", "max_excluded": 0}):
         with pytest.raises(ValidationError):
             QuantizeSpec.model_validate(wrong)
+
+
+def test_a_report_depends_on_what_is_known_of_the_table_s_images() -> None:
+    for named in (job({"table": "tbl_1"}), job({"allow_imported": True})):
+        found = {keys.judge_key(named, "e", table) for table in (OWN, OTHER, IMPORTED)}
+        assert len(found) == 3
+        apart = named.model_copy(update={"judge_dataset": DATASET})
+        assert len({keys.judge_key(apart, "e", table) for table in (OWN, OTHER, IMPORTED)}) == 1
+    auto = job({"quantize": {"exclude": "auto"}})
+    assert keys.exclusion_key(auto, OWN) != keys.exclusion_key(auto, IMPORTED)
+
+
+def test_sensitivity_depends_on_the_calibration_images_that_it_may_be_measured_on() -> None:
+    def key(sensitivity: bool, max_images: int | None) -> str:
+        change = {"judge": {"sensitivity": sensitivity}, "calibration": {"max_images": max_images}}
+        return keys.judge_key(job(change, judge_dataset=DATASET.model_copy(update={"digest": "d" * 64})), "e", OWN)
+
+    assert key(False, 5) == key(False, 6)
+    assert key(True, 5) != key(True, 6)
+
+
+def test_tuning_runs_on_onnx_runtime_whoever_observed() -> None:
+    tuned = {"quantize": {"bias_correction": True}}
+    assert "runtime" not in (keys.tuned_facts(job(tuned)) or {})
+    gpu = TOOLS.model_copy(update={"observer": "tensorrt 10.6 sm90"})
+    newer = gpu.model_copy(update={"judge": "onnxruntime 2"})
+    one, other = (job(tuned, tools=tools) for tools in (gpu, newer))
+    assert keys.observation_key(one) == keys.observation_key(other)
+    assert keys.engine_key(one, "t") != keys.engine_key(other, "t")
+    assert keys.engine_key(job(tools=gpu), "t") == keys.engine_key(job(tools=newer), "t")
+    plain = job({"judge": {"float_type": "fp16"}})
+    assert keys.judge_key(plain, "e", OWN) != keys.judge_key(job(), "e", OWN)

@@ -10,7 +10,14 @@ import onnx
 import onnxruntime
 
 from app.engines.backend import Report
-from app.engines.onnxruntime import RUNTIME_ERRORS, SESSION_OPTIONS, OnnxRuntimeRunner, open_session, session_options
+from app.engines.onnxruntime import (
+    RUNTIME_ERRORS,
+    SESSION_OPTIONS,
+    OnnxRuntimeRunner,
+    find_wrong_optimizers,
+    open_session,
+    session_options,
+)
 from app.errors import JudgeProblem
 from app.quant.judge import Comparison
 
@@ -34,7 +41,7 @@ def judge(models: JudgedModels, batches: Batches, report: Report) -> dict[str, A
     the Q/DQ model that the plan was built from: this machine has no GPU, and the arithmetic is the same.
     Raises JudgeProblem, EngineProblem (a model does not load).
     """
-    disabled = _disabled_optimizers(models.tested)
+    disabled = find_wrong_optimizers(onnx.load(models.tested, load_external_data=False))
     reference = OnnxRuntimeRunner(open_session(models.fp32, session_options(models.threads)))
     tested = OnnxRuntimeRunner(open_session(models.tested, session_options(models.threads), disabled))
     comparison = Comparison()
@@ -49,17 +56,6 @@ def judge(models: JudgedModels, batches: Batches, report: Report) -> dict[str, A
     if disabled:
         about["disabled_optimizers"] = disabled
     return comparison.to_json() | about
-
-
-def _disabled_optimizers(path: Path) -> list[str]:
-    # Measured with ONNX Runtime 1.32: in fp16 Q/DQ models it rounds activation scale * weight scale to fp16, where it
-    # underflows, and writes the bias in these steps (digits with TensorRT's entropy table: accuracy 0.62 becomes 0.17).
-    return ["WeightBiasQuantization"] if _is_half_quantized(onnx.load(path, load_external_data=False)) else []
-
-
-def _is_half_quantized(model: onnx.ModelProto) -> bool:
-    scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
-    return any(t.data_type == onnx.TensorProto.FLOAT16 and t.name in scales for t in model.graph.initializer)
 
 
 def _run(runner: OnnxRuntimeRunner, batch: np.ndarray, side: str) -> dict[str, np.ndarray]:

@@ -117,6 +117,15 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
+def find_wrong_optimizers(model: onnx.ModelProto) -> list[str]:
+    """Return the optimizers of ONNX Runtime that compute this model wrongly."""
+    # Measured with ONNX Runtime 1.32: in fp16 Q/DQ models it rounds activation scale * weight scale to fp16, where it
+    # underflows, and writes the bias in these steps (digits with TensorRT's entropy table: accuracy 0.62 becomes 0.17).
+    scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    is_half = any(t.data_type == onnx.TensorProto.FLOAT16 and t.name in scales for t in model.graph.initializer)
+    return ["WeightBiasQuantization"] if is_half else []
+
+
 def open_session(
     path: Path, options: onnxruntime.SessionOptions, disabled_optimizers: Sequence[str] = ()
 ) -> onnxruntime.InferenceSession:

@@ -1,13 +1,15 @@
 """Tune a Q/DQ model on images: weights rounded with each other in mind, biases corrected for the error to expect.
 
 The float model is run on the images, and each INT8 node alone on what it would read of them. So what is learned of a node
-does not depend on the others, and stays true whichever of them stay float.
+does not depend on the others. It does depend on the node's own bias, weights and scales, which excluding others may change:
+an activation is centred no more where one of its readers stays float, and tensors that share a scale may part.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,13 +41,31 @@ class TuneSpec:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What was learned of one node: int8 weights, and what its output channels lack (float64); None for what was not asked."""
+
+    values: np.ndarray | None
+    correction: np.ndarray | None
+
+
+#: By `TunableNode.digest`.
+Known = Mapping[str, Found]
+
+
+@dataclass(frozen=True)
 class Learned:
-    """What tuning found, by the node's first output: int8 weights, and what its output channels lack (float64)."""
+    """What tuning found, by the node's first output: see `Found`. `digests`: of the nodes that it was found of."""
 
     images: int
     values: Tensors
     corrections: Tensors
     left: dict[str, str]
+    digests: dict[str, str]
+
+    @property
+    def known(self) -> Known:
+        """What was found, by the digest of the node."""
+        return {digest: Found(self.values.get(output), self.corrections.get(output)) for output, digest in self.digests.items()}
 
     def apply(self, _float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, Any]:
         """Write it into a Q/DQ model, in place; nodes that stay float there stay as they are. Return what was done.
@@ -77,16 +97,26 @@ class Tuner:
         self._values: Tensors = {}
         self._corrections: Tensors = {}
 
-    def learn(self, images: Images, report: Report) -> Learned:
-        """Return what the images say; `images` yields float32[N, ...], each time from the start. Raises EngineProblem."""
-        lists = list(portions(self._nodes))
+    def learn(self, images: Images, report: Report, known: Known = MappingProxyType({})) -> Learned:
+        """Return what the images say; `images` yields float32[N, ...], each time from the start. Raises EngineProblem.
+
+        Nodes of which something is `known` are not looked at again. Learned beside others, a node may get other values in
+        the last bits, for the runtime fuses what is not asked for: so models to keep are tuned with nothing known.
+        """
+        digests = {node.output: node.digest for node in self._nodes}
+        self._take({output: known[digest] for output, digest in digests.items() if digest in known})
+        lists = list(portions([node for node in self._nodes if digests[node.output] not in known]))
         passes = [self._learn_weights] * self._spec.rounds_weights + [self._learn_biases] * self._spec.corrects_bias
         steps = _Steps(report, len(lists) * len(passes) * self._spec.images)
         with tempfile.TemporaryDirectory() as folder:
             for nodes in lists:
                 for learn in passes:
                     learn(nodes, steps.counted(images()), Path(folder))
-        return Learned(self._spec.images, self._values, self._corrections, self._refused)
+        return Learned(self._spec.images, self._values, self._corrections, self._refused, digests)
+
+    def _take(self, found: Mapping[str, Found]) -> None:
+        self._values |= {output: each.values for output, each in found.items() if each.values is not None}
+        self._corrections |= {output: each.correction for output, each in found.items() if each.correction is not None}
 
     def _learn_weights(self, nodes: list[TunableNode], batches: Iterable[np.ndarray], folder: Path) -> None:
         columns = {node.output: node.columns for node in nodes if node.columns is not None}

@@ -26,6 +26,7 @@ def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) 
         _check_images_fit(spec, inputs)
         _check_quantize_has_effect(spec)
     _check_latency(spec)
+    _check_judged_float_type(spec)
     _check_measured(spec)
     _check_measured_on_images(spec)
     if spec.calibration is not None:
@@ -72,6 +73,16 @@ def _check_latency(spec: JobSpec) -> None:
     if spec.engine.backend == "tensorrt-rtx":
         reason = "tensorrt-rtx plans are built for GPUs that the worker need not have; time them where they run"
         raise UnsupportedOption(option="judge.latency", reason=reason)
+
+
+def _check_judged_float_type(spec: JobSpec) -> None:
+    if spec.judge.float_type is None:
+        return
+    if not spec.is_quantized:
+        raise SpecProblem(reason="judge.float_type is of the Q/DQ model that is judged; it needs engine.precision int8")
+    if spec.engine is not None and spec.engine.backend == "tensorrt":
+        reason = "tensorrt plans are judged themselves; set quantize.float_type, or take backend onnxruntime"
+        raise UnsupportedOption(option="judge.float_type", reason=reason)
 
 
 def _check_measured(spec: JobSpec) -> None:

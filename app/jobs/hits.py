@@ -75,7 +75,9 @@ def find_hits(session: Session, blobs: BlobStore, job: ResolvedJob) -> Hits:
     engine = _find_engine(session, job, table)
     engine = engine if engine and blobs.has(engine.plan) else None
     is_judged = engine is not None and job.is_judged
-    report = results.find_by_key(session, ReportRow, keys.judge_key(job, engine.key)) if engine and is_judged else None
+    report = None
+    if engine and table and is_judged:
+        report = results.find_by_key(session, ReportRow, keys.judge_key(job, engine.key, table))
     hits = Hits(observation, table, engine, report)
     return Hits(observation, table, engine, report, None if hits.is_full(job) else _reason(session, blobs, job, hits))
 

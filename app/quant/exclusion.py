@@ -102,6 +102,18 @@ def find_exclusion(search: Search, ordered: Sequence[Group]) -> list[Group]:
     return _without_needless(search, list(ordered[:high]))
 
 
+def find_final(search: Search, chosen: Sequence[Group], ordered: Sequence[Group]) -> list[Group]:
+    """Return the groups to leave in float by a search whose trials are the models that are kept.
+
+    These are `chosen`, by trials that were nearly the same, and the next ones of `ordered`, each time twice as many, as long
+    as the target is missed after all. Where it is missed with all of them, those that agree best.
+    """
+    taken, rest, step = list(chosen), [group for group in ordered if group not in chosen], 1
+    while not search.holds(taken) and rest:
+        taken, rest, step = taken + rest[:step], rest[step:], 2 * step
+    return taken if search.holds(taken) else list(search.best())
+
+
 def _without_needless(search: Search, chosen: list[Group]) -> list[Group]:
     least = _LEAST_RETURN * sum(group.share for group in chosen)
     by_cost = sorted(chosen, key=lambda group: -group.share)

@@ -1,5 +1,6 @@
 """The INT8 nodes of a Q/DQ model beside what they were in float: what rounding and bias correction can work on."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,16 @@ class TunableNode:
     def spread_scales(self) -> np.ndarray:
         """The weight's scales, float64 in its shape."""
         return np.broadcast_to(self.stored.spread_scales(), self.weight.shape)
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all that is learned from, but for the activations: alike in two models that exclude other nodes."""
+        arrays = (self.weight, self.bias, self.activation.scale, self.stored.values, self.stored.scales)
+        content = hashlib.sha256(self.node.SerializeToString(deterministic=True))
+        for array in arrays:
+            content.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+        content.update(repr((self.window, self.activation.tensor, self.activation.zero_point)).encode())
+        return content.hexdigest()
 
     @cached_property
     def columns(self) -> Columns | None:

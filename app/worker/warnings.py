@@ -8,6 +8,7 @@ def job_warnings(table_facts: dict[str, Any], report: dict[str, Any] | None) -> 
     judged = report or {}
     found = {
         "judged_on_calibration": judged.get("judged_on") == "calibration",
+        "perhaps_judged_on_calibration": judged.get("judged_on") == "perhaps calibration",
         "dead_tensors": bool(table_facts.get("dead")),
         "not_converged": not (table_facts.get("converge") or {"converged": True})["converged"],
         "images_skipped": bool(table_facts.get("skipped")),

@@ -198,7 +198,21 @@ def test_a_job_builds_from_the_table_that_it_names(http: httpx.Client) -> None:
     again = succeeded(run(http, spec))
     assert (again["attempt"], again["engine_id"]) == (0, job["engine_id"])
     own = succeeded(run(http, spec | {"dataset": "digits-test", "judge": {"images": 100}}))
-    assert http.get(own["report_url"]).json()["judged_on"] == "judge dataset"
+    assert http.get(own["report_url"]).json()["judged_on"] == "perhaps calibration"
+    assert "perhaps_judged_on_calibration" in own["warnings"]
+
+
+def test_what_a_table_was_calibrated_on_is_told(http: httpx.Client) -> None:
+    """A computed table says so; the imported one of the same content says nothing, and its report is another."""
+    computed = succeeded(run(http, {"model": "legacy", "calibration": {"method": "minmax"}, "judge": {"images": 100}}))
+    exported = http.get(f"/v1/tables/{computed['table_id']}/export", params={"format": "trt"}).text
+    named = {"model": "legacy", "dataset": "digits-calibration", "judge": {"images": 100}}
+    tables = {computed["table_id"]: "calibration", imported(http, exported)["id"]: "perhaps calibration"}
+    for table, expected in tables.items():
+        job = succeeded(run(http, named | {"table": table}))
+        assert http.get(job["report_url"]).json()["judged_on"] == expected
+    other = succeeded(run(http, named | {"dataset": "digits-test", "table": computed["table_id"]}))
+    assert http.get(other["report_url"]).json()["judged_on"] == "held out"
 
 
 def test_a_named_table_must_fit_the_job(http: httpx.Client) -> None:

@@ -5,11 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from app.client.cli import run_command
+from app.engines.onnxruntime import OnnxRuntimeRunner, open_session, session_options
+from app.quant.judge import Comparison
 from tests.client.test_commands import Shell, shell
+from tests.observers.nets import read_digits
 from tests.running import CALIBRATION, MODEL, ROOT
 
 __all__ = ["shell"]
@@ -34,8 +38,25 @@ def test_people_read_what_changed_and_what_it_costs(shell: Shell, tmp_path: Path
     assert onnx.load(out).graph.node
     for part in ("16 matched", "7 read INT8", "with a scale per output channel", "stay float", "agreement with FP32"):
         assert part in printed, printed
-    half = shell.json("migrate", str(MODEL), str(ORACLE / "mnist-minmax.cache"), "-o", str(out), "--float-type", "fp16")
-    assert half["report"]["float_type"] == "fp16"
+
+
+@pytest.mark.parametrize("float_type", ["fp32", "fp16"])
+def test_the_file_that_is_written_is_judged(float_type: str, shell: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    options = ("--images", str(CALIBRATION), "--float-type", float_type, "-o", str(out))
+    document = shell.json("migrate", str(MODEL), str(ORACLE / "mnist-entropy2.cache"), *options)
+    assert document["report"]["float_type"] == document["judge"]["float_type"] == float_type
+    disabled = {"fp32": [], "fp16": ["WeightBiasQuantization"]}[float_type]
+    assert document["judge"].get("disabled_optimizers", []) == disabled
+    comparison, digits = Comparison(), read_digits()
+    comparison.add(outputs(MODEL, digits, []), outputs(out, digits, disabled), [None] * len(digits))
+    found = comparison.to_json()
+    assert document["judge"]["agreement"] == found["agreement"]
+    assert document["judge"]["mean_error"] == pytest.approx(found["mean_error"], rel=1e-5)
+
+
+def outputs(path: Path, batch: np.ndarray, disabled: list[str]) -> dict[str, np.ndarray]:
+    return OnnxRuntimeRunner(open_session(path, session_options(1), disabled)).run(batch)
 
 
 def test_what_is_lacking_is_measured_on_the_images(shell: Shell, tmp_path: Path) -> None:

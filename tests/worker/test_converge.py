@@ -55,7 +55,14 @@ def test_bad_images_do_not_shift_the_looks(tmp_path: Path) -> None:
 
 def test_images_that_were_not_needed_are_held_out(tmp_path: Path, dataset: dict[str, Any]) -> None:
     spec = spec_on(method="minmax", converge=0.9)
-    request = {"judge": dataset, "calibration": dataset["listing"], "taken": 32}
+    calibration = {
+        "listing": dataset["listing"],
+        "max_images": None,
+        "converge": {"fraction": 0.9},
+        "taken": 32,
+        "is_own": True,
+    }
+    request = {"judge": dataset, "is_apart": False, "calibration": calibration}
     files, source = judge_files(request, spec)
     assert (len(files), source) == (118, "held out")
-    assert judge_files(request | {"taken": None}, spec)[1] == "calibration"
+    assert judge_files(request | {"calibration": calibration | {"taken": None}}, spec)[1] == "calibration"

@@ -103,9 +103,13 @@ def _judge_spec(task: _Task, model: dict[str, Any], table: dict[str, Any], datas
     spec: dict[str, Any] = {
         "model": model["id"],
         "table": table["id"],
-        "quantize": task.quantize | {"float_type": "fp32"},  # the CPU judges INT8 against FP32
+        "quantize": task.quantize | {"float_type": "fp32"},  # an engine of ONNX Runtime has no other
         "engine": {"backend": "onnxruntime"},
-        "judge": {"dataset": dataset["id"], "images": task.judging.judge_images or dataset["images"]},
+        "judge": {
+            "dataset": dataset["id"],
+            "images": task.judging.judge_images or dataset["images"],
+            "float_type": task.choices.float_type,  # so the very file that was written is judged
+        },
     }
     if task.judging.preprocess is not None:
         spec["preprocess"] = preprocess_from_text(task.judging.preprocess)

@@ -1,5 +1,6 @@
 """judge: FP32 against INT8 on images that were not calibrated on; the report is saved before the gate may fail."""
 
+from dataclasses import replace
 from typing import Any
 
 from app import keys
@@ -20,7 +21,7 @@ PLANS_STEP = "app.worker.steps.judge:judge_on_gpu"
 
 def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     """Return the report on the job's engine, measured now unless somebody has."""
-    key = keys.judge_key(run.job, engine.key)
+    key = keys.judge_key(run.job, engine.key, table)
     with run.claim(key):
         with run.worker.database.reading() as session:
             known = results.find_by_key(session, ReportRow, key)
@@ -33,7 +34,7 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     report |= _found_besides(run, table)
     if run.job.spec.judge.latency:
         report["warnings"] += latency_warnings(engine.backend, report["latency"]["precisions"])
-    row = ReportRow(key=keys.judge_key(run.job, engine.key), engine_id=engine.id, report=report)
+    row = ReportRow(key=keys.judge_key(run.job, engine.key, table), engine_id=engine.id, report=report)
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)
     run.fail_point("after")
@@ -41,11 +42,19 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
 
 
 def _judge_models(run: Run, engine: EngineRow, table: TableRow) -> dict[str, Any]:
+    float_type = run.job.spec.judge.float_type
     # A plan for a GPU that is not here is judged by the Q/DQ model that it was built from: the same arithmetic.
-    tested = engine.plan if engine.backend == "onnxruntime" else find_or_quantize(run, table).body
+    is_plan = engine.backend == "onnxruntime" and float_type is None
+    tested = engine.plan if is_plan else find_or_quantize(_with_float_type(run), table).body
     run.enter("judge")
-    report = run.child(STEP, _request(run, tested, table))
+    report = run.child(STEP, _request(run, tested, table)) | ({"float_type": float_type} if float_type else {})
     return report | ({"latency": measure_models(run, engine)} if run.job.spec.judge.latency else {})
+
+
+def _with_float_type(run: Run) -> Run:
+    spec = run.job.spec
+    quantize = spec.quantize.model_copy(update={"float_type": spec.judge.float_type or spec.quantize.float_type})
+    return replace(run, job=run.job.model_copy(update={"spec": spec.model_copy(update={"quantize": quantize})}))
 
 
 def _judge_plans(run: Run, engine: EngineRow, table: TableRow) -> dict[str, Any]:

@@ -3,28 +3,34 @@
 from typing import Any
 
 from app.db.rows import TableRow
+from app.provenance import calibration_from_facts
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
 
 
 def judge_request(run: Run, table: TableRow) -> dict[str, Any]:
-    """Return {"model", "judge", "calibration", "taken", "spec", "limits"}: see the step judge."""
+    """Return {"model", "judge", "is_apart", "calibration", "spec", "limits"}: see the step judge and `judge_files`."""
     judged = run.job.judge_dataset or run.job.dataset
     assert judged is not None
     blobs = run.worker.blobs
-    # With a table that the job names, the dataset is only judged on.
-    is_apart = run.job.judge_dataset is not None or run.job.spec.table is not None
-    calibration = None if is_apart else run.job.dataset
     return {
         "model": model_path(blobs, run.job.model, run.folder / "model"),
-        "calibration": str(blobs.fetch(calibration.listing)) if calibration else None,
-        "taken": taken_images(table),
         "judge": dataset_files(blobs, judged),
+        "is_apart": run.job.judge_dataset is not None,
+        "calibration": _calibration(run, table),
         "spec": run.job.spec.model_dump(mode="json"),
         "limits": run.worker.settings.input_limits.model_dump(mode="json"),
     }
 
 
-def taken_images(table: TableRow) -> int | None:
-    """Return how many of the calibration images a table's observation looked at before it stopped; None: all."""
-    return (table.facts.get("converge") or {}).get("taken")
+def _calibration(run: Run, table: TableRow) -> dict[str, Any] | None:
+    """Return on what the table was calibrated, with its listing as a path; None where that is not known."""
+    known = calibration_from_facts(table.facts)
+    dataset = run.job.dataset
+    if known is None:
+        return None
+    is_own = dataset is not None and dataset.digest == known["dataset"]
+    listing = dataset.listing if dataset is not None and is_own else known["listing"]
+    if not run.worker.blobs.has(listing):
+        return None
+    return known | {"listing": str(run.worker.blobs.fetch(listing)), "is_own": is_own}

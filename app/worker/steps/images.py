@@ -19,6 +19,8 @@ Entry = dict[str, Any]
 
 #: Where there are no other images, what is chosen is chosen on those that are judged on.
 JUDGED = "judged images"
+#: Images of which nobody knows whether the table was calibrated on them, for it came from outside.
+PERHAPS_CALIBRATION = "perhaps calibration"
 #: So many other images are enough to choose by.
 _ENOUGH = 100
 
@@ -53,19 +55,31 @@ def calibration_files(listing: str, calibration: CalibrationSpec | None) -> list
 
 
 def judge_files(request: dict[str, Any], spec: JobSpec) -> tuple[list[Entry], str]:
-    """Return the entries that are judged on, and where they are from: `judge dataset`, `held out` or `calibration`.
+    """Return the entries that are judged on, and what they are.
 
-    request: {"judge": {"listing", ...}, "calibration": path of the calibration's listing, or None where the judge
-    images are a dataset of their own, "taken": how many of the calibration's entries were used, None for all}.
+    `judge dataset`, `held out` of what the table was calibrated on, `calibration` or, where that is not known, `perhaps
+    calibration`. request: {"judge": {"listing", ...}, "is_apart": whether these are a dataset given to judge on,
+    "calibration": {"listing": path, "max_images", "converge", "taken", "is_own": whether it is that of the job's dataset},
+    None where it is not known}; see `provenance.calibration_from_facts`.
     """
-    files = read_listing(request["judge"]["listing"])["files"]
-    source = "judge dataset"
-    if request["calibration"] is not None:
-        calibrated = calibration_files(request["calibration"], spec.calibration)
-        seen = {entry["path"] for entry in calibrated[: request["taken"]]}
-        held_out = [entry for entry in files if entry["path"] not in seen]
+    files, calibration = read_listing(request["judge"]["listing"])["files"], request["calibration"]
+    if request["is_apart"]:
+        source = "judge dataset"
+    elif calibration is None:
+        source = PERHAPS_CALIBRATION
+    else:
+        held_out = _not_seen(files, calibration)
         files, source = (held_out, "held out") if held_out else (files, "calibration")
     return select_evenly(files, spec.judge.images), source
+
+
+def _not_seen(files: list[Entry], calibration: dict[str, Any]) -> list[Entry]:
+    chosen = select_evenly(read_listing(calibration["listing"])["files"], calibration["max_images"])
+    ordered = spread_order(chosen) if calibration["converge"] else chosen
+    # In another dataset the same image may have another name.
+    known_by = "path" if calibration["is_own"] else "sha256"
+    seen = {entry[known_by] for entry in ordered[: calibration["taken"]]}
+    return [entry for entry in files if entry[known_by] not in seen]
 
 
 @dataclass(frozen=True)
@@ -95,10 +109,12 @@ def choosing_files(request: dict[str, Any], spec: JobSpec) -> Chosen:
     others = _without(every, judged)
     if len(others) >= needed:
         return Chosen(spread_order(select_evenly(others, spec.judge.images)), "judge", f"other images of: {source}")
-    calibrated = calibration_files(request["dataset"]["listing"], spec.calibration)
-    others = calibrated if request["calibration"] is None else _without(calibrated, judged)
+    own = calibration_files(request["dataset"]["listing"], spec.calibration)
+    others = _without(own, judged) if request["dataset"]["listing"] == request["judge"]["listing"] else own
     if len(others) >= needed:
-        return Chosen(spread_order(select_evenly(others, spec.judge.images)), "dataset", "calibration")
+        is_calibrated = request["calibration"] is not None and request["calibration"]["is_own"]
+        source = "calibration" if is_calibrated else PERHAPS_CALIBRATION
+        return Chosen(spread_order(select_evenly(others, spec.judge.images)), "dataset", source)
     return Chosen(spread_order(judged), "judge", JUDGED)
 
 

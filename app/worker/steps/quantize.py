@@ -1,15 +1,16 @@
 """The step quantize: model and table in, Q/DQ model out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from app.engines.sensitivity import QuantizedPair
-from app.engines.tune import Learned
-from app.quant.qdq import QuantizedModel, model_to_bytes, quantize_model
+from app.engines.tune import Found, Known, Learned
+from app.quant.qdq import QuantizedModel, Tune, model_to_bytes, quantize_model
 from app.quant.table import Table, scales_from_table, table_from_json
 from app.spec import QuantizeSpec
 from app.worker.steps.tune import learn
@@ -37,19 +38,25 @@ def read_table(path: str) -> Table:
 
 @dataclass
 class Quantizer:
-    """Makes Q/DQ models of one model and table; what tuning learns of the images is learned once, for any exclude."""
+    """Makes Q/DQ models of one model and table; what is learned of the images is kept for trials.
+
+    Where trials may take most of it over, a model to be kept is learned anew, so that its bytes depend on its spec alone.
+    """
 
     model: onnx.ModelProto
     table: Table
     request: dict[str, Any]
     report: Report
-    learned: Learned | None = None
+    _known: dict[str, Found] = field(default_factory=dict)
+    _learned: dict[QuantizeSpec, Learned] = field(default_factory=dict)
 
     def quantize(self, spec: QuantizeSpec) -> QuantizedModel:
-        """Return the Q/DQ model of a spec; those of further specs may exclude more than the first, not less."""
-        scales = {name: float(scale) for name, scale in scales_from_table(self.table).items()}
-        tune = self._tune if spec.is_tuned else None
-        return quantize_model(self.model, scales, spec, self.table.dead, tune, self.table.extremes)
+        """Return the Q/DQ model of a spec, the same bytes whatever was made before."""
+        return self._quantize(spec, partial(self._tune, spec))
+
+    def quantize_for_trial(self, spec: QuantizeSpec) -> QuantizedModel:
+        """Return the Q/DQ model of a spec, but for last bits: nodes that were like this in another model are taken over."""
+        return self._quantize(spec, self._tune_what_is_new)
 
     def write(self, spec: QuantizeSpec, out: Path) -> dict[str, Any]:
         """Write the Q/DQ model to a file; return the report of its placement."""
@@ -57,7 +64,20 @@ class Quantizer:
         out.write_bytes(model_to_bytes(quantized.model))
         return quantized.report
 
-    def _tune(self, float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, Any]:
-        if self.learned is None:
-            self.learned = learn(QuantizedPair(quantized, float_model), self.request, self.report)
-        return self.learned.apply(float_model, quantized)
+    def _quantize(self, spec: QuantizeSpec, tune: Tune) -> QuantizedModel:
+        scales = {name: float(scale) for name, scale in scales_from_table(self.table).items()}
+        wanted = tune if spec.is_tuned else None
+        return quantize_model(self.model, scales, spec, self.table.dead, wanted, self.table.extremes)
+
+    def _tune(self, spec: QuantizeSpec, float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, Any]:
+        if spec not in self._learned:
+            self._learned = {spec: self._learn(QuantizedPair(quantized, float_model), {})}
+        return self._learned[spec].apply(float_model, quantized)
+
+    def _tune_what_is_new(self, float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, Any]:
+        return self._learn(QuantizedPair(quantized, float_model), self._known).apply(float_model, quantized)
+
+    def _learn(self, pair: QuantizedPair, known: Known) -> Learned:
+        learned = learn(pair, self.request, self.report, known)
+        self._known |= learned.known
+        return learned

@@ -6,17 +6,19 @@ from typing import Any
 
 from app import keys
 from app.engines.sensitivity import QuantizedPair
-from app.engines.tune import Learned, Tuner, TuneSpec
+from app.engines.tune import Known, Learned, Tuner, TuneSpec
 from app.inputs.listing import select_evenly
 from app.spec import JobSpec
 from app.worker.steps.images import Selection, calibration_files, open_batches
+
+Report = Callable[[dict[str, Any]], None]
 
 #: Every input of every INT8 node is held for a batch.
 _BATCH = 2
 
 
-def learn(pair: QuantizedPair, request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> Learned:
-    """Return what up to 32 of the calibration images say, spread evenly over the sorted paths.
+def learn(pair: QuantizedPair, request: dict[str, Any], report: Report, known: Known) -> Learned:
+    """Return what up to 32 of the calibration images say, spread evenly over the sorted paths; see `Tuner.learn` for `known`.
 
     request: {"dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits}. Raises EngineProblem, ImageCorrupt.
     """
@@ -30,8 +32,9 @@ def learn(pair: QuantizedPair, request: dict[str, Any], report: Callable[[dict[s
         images=len(files),
         threads=len(os.sched_getaffinity(0)),
     )
-    report({"log": f"tuning on {len(files)} calibration images"})
+    if not known:
+        report({"log": f"tuning on {len(files)} calibration images"})
     batches = Selection(files, len(every), _BATCH)
     return Tuner(pair.float_model, pair.quantized, tuned).learn(
-        lambda: iter(open_batches(request, request["dataset"], batches)), report
+        lambda: iter(open_batches(request, request["dataset"], batches)), report, known
     )
