@@ -1,4 +1,4 @@
-"""Our calibration: observe, search, and add images to what is known."""
+"""Our calibration: observe, search, and add images to what is known. The model is prepared before."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,26 +16,6 @@ from app.spec import DERIVED_METHODS
 Report = Callable[[dict[str, Any]], None]
 
 _BATCH = 8
-
-
-def prepare(request: dict[str, Any], _report: Report) -> dict[str, Any]:
-    """Prepare the model to be observed, in the folder `out`; return what a Meter does.
-
-    request: {"subject", "out"}. A worker does it once for a model, in a process of its own, and keeps the result.
-    """
-    subject, out = Subject.from_json(request["subject"]), Path(request["out"])
-    meter = Meter()
-    meter.started()
-    # These import onnx, which the process that observes never does.
-    import onnx
-
-    from app.observers.prepare import prepare_model_to_observe
-    from app.quant.graph import find_needed_tensors
-
-    tensors = find_needed_tensors(onnx.load(subject.model))
-    out.mkdir()
-    prepare_model_to_observe(onnx.load(subject.model), tensors, (1, *subject.shape), out)
-    return meter.ended()
 
 
 def observe(request: dict[str, Any], _report: Report) -> dict[str, Any]:

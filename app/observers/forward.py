@@ -1,155 +1,40 @@
-"""A forward pass of a few images, segment by segment, each ready to be counted when the next begins."""
+"""The sessions of a prepared model, run segment by segment."""
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from app.errors import CalibrationProblem
-from app.observers.counting import Located
-from app.observers.parts import Parts
 from app.observers.prepared import Prepared, Segment
-from app.observers.session import RUNTIME_ERRORS, open_session, run_session
+from app.observers.session import open_session, run_session
 
 Batch = npt.NDArray[np.float32]
-#: Gets the number of the first of some regions, and where their values are.
-Visit = Callable[[int, Located], None]
-
-#: Tensors start at multiples of this many bytes.
-_ALIGNMENT = 64
-_MIXED = (
-    "the model takes {images} images at once and computes {tensor} of all of them together; calibrate on a number of images "
-    "that {images} divides"
-)
 
 
 class Forward:
     """The sessions of a prepared model's segments; threads share them."""
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, *, keeps_memory: bool = True) -> None:
         """Open the segments; raises CalibrationProblem."""
         self.prepared = prepared
-        self.sessions = [open_session(prepared.folder / segment.file) for segment in prepared.segments]
+        files = [prepared.folder / segment.file for segment in prepared.segments]
+        self.sessions = [open_session(file, keeps_memory=keeps_memory) for file in files]
 
-    def run_unbound(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """Return every tensor that a segment gives for the images of one pass; raises CalibrationProblem."""
+    def run_unbound(self, batch: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        """Yield what each segment gives for the images of one pass; raises CalibrationProblem."""
         values = {self.prepared.plan.input: batch}
-        for session, segment in zip(self.sessions, self.prepared.segments, strict=True):
-            values |= _run(session, segment, values, batch.shape)
-        return values
+        segments = self.prepared.segments
+        for number, (session, segment) in enumerate(zip(self.sessions, segments, strict=True)):
+            given = run_segment(session, segment, values, batch.shape)
+            yield given
+            later = {name for segment in segments[number + 1 :] for name in segment.inputs}
+            values = {name: value for name, value in (values | given).items() if name in later}
 
 
-def _run(
+def run_segment(
     session: ort.InferenceSession, segment: Segment, values: Mapping[str, np.ndarray], shape: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
+    """Return the outputs of a segment, given values of its inputs, for a batch of that shape; raises CalibrationProblem."""
     feeds = {name: values[name] for name in segment.inputs}
     return dict(zip(segment.outputs, run_session(session, segment.outputs, feeds, shape), strict=True))
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Where in a thread's memory each tensor starts, and how many bytes there are in all."""
-
-    starts: Mapping[str, int]
-    size: int
-
-
-def place_tensors(prepared: Prepared) -> _Places:
-    """Lay the tensors of a pass out so that those that live at the same time do not overlap, first fit first."""
-    lives = _find_lives(prepared)
-    placed: list[tuple[int, int, int, int]] = []  # first byte, one behind the last, first segment, last segment
-    starts: dict[str, int] = {}
-    for name, (born, dies) in sorted(lives.items(), key=lambda item: (item[1][0], -_size(prepared, item[0]))):
-        size = _size(prepared, name)
-        start = 0
-        for first, end, other_born, other_dies in sorted(placed):
-            if other_born <= dies and born <= other_dies and first < start + size and start < end:
-                start = end
-        starts[name] = start
-        placed.append((start, start + size, born, dies))
-    return _Places(starts, max(end for _, end, _, _ in placed))
-
-
-def _find_lives(prepared: Prepared) -> dict[str, tuple[int, int]]:
-    lives = {prepared.plan.input: (0, 0)}
-    for number, segment in enumerate(prepared.segments):
-        lives.update(dict.fromkeys(segment.outputs, (number, number)))
-        lives.update({name: (lives[name][0], number) for name in segment.inputs})
-    return lives
-
-
-def _size(prepared: Prepared, name: str) -> int:
-    tensor = prepared.tensors[name]
-    size = math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
-    return -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
-
-
-class Pass:
-    """One thread's passes: the runtime writes all tensors into its memory, and no activation is ever copied."""
-
-    def __init__(self, forward: Forward, parts: Parts) -> None:
-        self._forward, self._parts = forward, parts
-        self._prepared = forward.prepared
-        places = place_tensors(self._prepared)
-        memory = np.zeros(places.size + _ALIGNMENT, np.uint8)
-        aligned = memory[-memory.ctypes.data % _ALIGNMENT :][: places.size]
-        self._values = {name: self._view(aligned, name, start) for name, start in places.starts.items()}
-        self._bindings = [self._bind(number) for number in range(len(forward.sessions))]
-        self._located = [self._locate(part, self._values, self._prepared.images) for part in range(len(parts.firsts))]
-
-    def _view(self, memory: npt.NDArray[np.uint8], name: str, start: int) -> np.ndarray:
-        tensor = self._prepared.tensors[name]
-        dtype = np.dtype(tensor.dtype)
-        return memory[start:][: math.prod(tensor.shape) * dtype.itemsize].view(dtype).reshape(tensor.shape)
-
-    def _bind(self, number: int) -> ort.IOBinding:
-        binding, segment = self._forward.sessions[number].io_binding(), self._prepared.segments[number]
-        for names, bind in ((segment.inputs, binding.bind_input), (segment.outputs, binding.bind_output)):
-            for name in names:
-                value = self._values[name]
-                bind(name, "cpu", 0, value.dtype.type, list(value.shape), value.ctypes.data)
-        return binding
-
-    def run(self, batch: Batch, visit: Visit) -> None:
-        """Run 1 to `images` images, visiting each part's regions; missing images are repeated and not counted.
-
-        Raises CalibrationProblem.
-        """
-        images, wanted = len(batch), self._prepared.images
-        if images < wanted:
-            if self._prepared.mixed:
-                raise CalibrationProblem(reason=_MIXED.format(images=wanted, tensor=self._prepared.mixed[0]))
-            batch = np.concatenate((batch, np.repeat(batch[-1:], wanted - images, axis=0)))
-        if not self._prepared.is_bindable or batch.shape != self._prepared.input_shape:
-            self._run_unbound(0, {self._prepared.plan.input: batch}, images, visit)
-            return
-        np.copyto(self._values[self._prepared.plan.input], batch)
-        for number, session in enumerate(self._forward.sessions):
-            try:
-                session.run_with_iobinding(self._bindings[number])
-            except RUNTIME_ERRORS:
-                self._run_unbound(number, self._values, images, visit)  # a shape that depends on the values
-                return
-            self._visit(number, images, visit)
-        if not self._forward.sessions:
-            self._visit(0, images, visit)
-
-    def _visit(self, part: int, images: int, visit: Visit) -> None:
-        whole = images == self._prepared.images
-        visit(self._parts.firsts[part], self._located[part] if whole else self._locate(part, self._values, images))
-
-    def _run_unbound(self, first: int, values: Mapping[str, np.ndarray], images: int, visit: Visit) -> None:
-        known = dict(values)
-        name = self._prepared.plan.input
-        known[name] = known[name].astype(self._prepared.tensors[name].dtype)
-        for number in range(first, len(self._parts.firsts)):
-            if self._forward.sessions:
-                segment = self._prepared.segments[number]
-                known |= _run(self._forward.sessions[number], segment, known, known[name].shape)
-            visit(self._parts.firsts[number], self._locate(number, known, images))
-
-    def _locate(self, part: int, values: Mapping[str, np.ndarray], images: int) -> Located:
-        return self._parts.locate(part, values, (images, self._prepared.images))

@@ -36,9 +36,10 @@ def make_options() -> ort.SessionOptions:
     return options
 
 
-def open_session(path: Path) -> ort.InferenceSession:
-    """Open a model that is optimized already. Raises CalibrationProblem."""
+def open_session(path: Path, *, keeps_memory: bool = True) -> ort.InferenceSession:
+    """Open a model that is optimized already; one that is run once need keep no memory. Raises CalibrationProblem."""
     options = make_options()
+    options.enable_cpu_mem_arena = keeps_memory
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

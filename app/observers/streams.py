@@ -12,8 +12,9 @@ import numpy as np
 from app.errors import CalibrationProblem
 from app.observers.collectors import MergeableCollector, Seen, TensorrtCollector, TensorrtPart
 from app.observers.counting import Counter
-from app.observers.forward import Batch, Forward, Pass
+from app.observers.forward import Batch, Forward
 from app.observers.parts import Parts
+from app.observers.passes import Pass
 from app.quant.histogram import Histogram, merge_mergeable
 
 #: How much a thread takes at a time: so many passes, as long as they compute no more than so many values.

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from app.errors import ModelInvalidGraph
 from app.quant.nodes import Index, find_subgraphs, get_attribute, get_int, index_graph, op_of, replace_nodes
@@ -139,6 +138,8 @@ _GROWING: dict[str, Callable[[list[np.ndarray]], float]] = {
 def _evaluate(node: onnx.NodeProto, inputs: dict[str, np.ndarray], model: onnx.ModelProto) -> list[np.ndarray] | None:
     if node.op_type == "Constant":
         return _constant(node)
+    from onnx.reference import ReferenceEvaluator  # 12 MB, which most models do not need
+
     anything = [onnx.helper.make_empty_tensor_value_info(name) for name in inputs]
     outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output if name]
     graph = onnx.helper.make_graph([node], "constant", anything, outputs)

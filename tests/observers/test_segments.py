@@ -8,8 +8,9 @@ import pytest
 from onnx import helper
 
 from app.observers import segments
-from app.observers.forward import Forward, place_tensors
+from app.observers.forward import Forward
 from app.observers.onnxruntime import ObserverSpec
+from app.observers.passes import place_tensors
 from app.quant.observation import observation_to_bytes
 from tests.observers.nets import ZOO, save_net, save_zoo_net
 from tests.observers.observing import observe, prepare
@@ -68,7 +69,8 @@ def test_whole_numbers_are_handed_from_segment_to_segment(tmp_path: Path) -> Non
     path = save_net(tmp_path, nodes, {}, "y")
     prepared = prepare(path, ["a", "e", "y"], IMAGES.shape, tmp_path)
     assert prepared.tensors["k"].dtype == "int64"
-    values = Forward(prepared).run_unbound(np.repeat(IMAGES[:1], prepared.images, axis=0))
+    given = Forward(prepared).run_unbound(np.repeat(IMAGES[:1], prepared.images, axis=0))
+    values = {name: value for some in given for name, value in some.items()}
     places = IMAGES[:1].argmax(axis=1, keepdims=True)
     assert np.allclose(values["y"][:1], np.exp(IMAGES[:1] + places) ** places, rtol=1e-5)
     assert observe(path, ["a", "e", "y"], [IMAGES], ObserverSpec(threads=2), print).histograms["y"].count == IMAGES.size

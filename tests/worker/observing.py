@@ -8,6 +8,7 @@ from typing import Any
 from app.inputs.dataset import unpack_dataset
 from app.inputs.limits import InputLimits
 from app.spec import JobSpec
+from app.worker.stages.prepare import asked_of_model
 from app.worker.steps.observe import observe
 from app.worker.steps.prepare import prepare
 from tests.api.test_uploads import members, zip_of
@@ -37,9 +38,11 @@ def store_dataset(folder: Path, files: dict[str, bytes]) -> dict[str, Any]:
 
 def request_on(dataset: dict[str, Any], out: Path, **calibration: Any) -> dict[str, Any]:
     """Return a request on all images of a stored dataset."""
-    spec = spec_on(**calibration).model_dump(mode="json")
+    job = spec_on(**calibration)
+    spec = job.model_dump(mode="json")
     folder = out.with_name(f"{out.name}-prepared")
-    answer = prepare({"model": str(MODEL), "spec": spec, "observer": "onnxruntime", "out": str(folder)}, ignore)
+    asked = {"model": str(MODEL), "observer": "onnxruntime", "out": str(folder)}
+    answer = prepare(asked | asked_of_model(job), ignore)
     prepared = answer | {"folder": str(folder), "model": str(MODEL)}
     fields = {"prepared": prepared, "dataset": dataset, "spec": spec, "limits": LIMITS}
     return fields | {"out": str(out), "known": None, "part": None, "observer": "onnxruntime"}

@@ -10,6 +10,7 @@ from typing import Any
 from app import keys
 from app.blobs.durable import raising_problems
 from app.native.kernel import describe_cpu
+from app.spec import JobSpec
 from app.worker.context import Run
 from app.worker.files import model_path
 from app.worker.room import UNFINISHED, make_room
@@ -74,12 +75,8 @@ def _prepare(run: Run, folder: Path) -> dict[str, Any]:
         folder.parent.mkdir(parents=True, exist_ok=True)
     make_room(folder.parent, run.worker.settings.prepared_bytes)
     fresh = folder.parent / f"{UNFINISHED}{uuid.uuid4().hex}"
-    request = {
-        "model": model_path(run.worker.blobs, run.job.model, run.folder / "model"),
-        "spec": run.job.spec.model_dump(mode="json"),
-        "observer": _observer(run),
-        "out": str(fresh),
-    }
+    model = model_path(run.worker.blobs, run.job.model, run.folder / "model")
+    request = {"model": model, "observer": _observer(run), "out": str(fresh), **asked_of_model(run.job.spec)}
     try:
         answer = run.child(STEP, request)
         with raising_problems():
@@ -89,3 +86,12 @@ def _prepare(run: Run, folder: Path) -> dict[str, Any]:
         return answer
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def asked_of_model(spec: JobSpec) -> dict[str, Any]:
+    """Return what the step prepare takes of a resolved spec: {"observe", "equalize", "image_shape": of one image's batch}."""
+    assert spec.calibration is not None
+    assert spec.preprocess.size is not None
+    sizes, channels = list(spec.preprocess.size), spec.preprocess.channels
+    shape = [1, *sizes, channels] if spec.preprocess.layout == "NHWC" else [1, channels, *sizes]
+    return {"observe": spec.calibration.observe, "equalize": spec.quantize.equalize, "image_shape": shape}

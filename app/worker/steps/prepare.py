@@ -8,10 +8,10 @@ from typing import Any
 import onnx
 
 from app.errors import InsufficientStorage
+from app.native.heap import trim_heap
 from app.observers.prepare import prepare_model_to_observe
 from app.quant.graph import find_activations, find_needed_tensors, prepare_model
 from app.quant.selection import find_excluded
-from app.spec import JobSpec, PreprocessSpec
 from app.worker.steps.equalize import write_equalized
 
 Report = Callable[[dict[str, Any]], None]
@@ -22,32 +22,31 @@ _EQUALIZED = "equalized.onnx"
 def prepare(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write to `out` what observing needs; return {"tensors": names, "model": name of a file in `out`, or None}.
 
-    request: {"model": path, "spec": JobSpec, "observer": "onnxruntime" or "tensorrt", "out": folder}. Where the model will
-    be equalized, that one is observed: it is the file. For onnxruntime its optimized segments are there, too. Raises
-    CalibrationProblem, InsufficientStorage.
+    request: {"model": path, "observe": "needed" or "all", "equalize": bool, "image_shape": of one image's batch, "observer":
+    "onnxruntime" or "tensorrt", "out": folder}. Where the model will be equalized, that one is observed: it is the file.
+    For onnxruntime its optimized segments are there, too. Raises CalibrationProblem, InsufficientStorage.
     """
-    spec, path, out = JobSpec.model_validate(request["spec"]), Path(request["model"]), Path(request["out"])
-    assert spec.calibration is not None
+    # No JobSpec: pydantic would be a tenth of this process's memory.
     try:
-        out.mkdir()
-        return _prepare(request, spec, (path, out), report)
+        Path(request["out"]).mkdir()
+        return _prepare(request, report)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InsufficientStorage from error
         raise
 
 
-def _prepare(request: dict[str, Any], spec: JobSpec, paths: tuple[Path, Path], report: Report) -> dict[str, Any]:
-    assert spec.calibration is not None
-    path, out = paths
-    tensors = _find_tensors(path, spec.calibration.observe)
-    if spec.quantize.equalize:
+def _prepare(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    path, out = Path(request["model"]), Path(request["out"])
+    tensors = _find_tensors(path, request["observe"])
+    trim_heap()
+    if request["equalize"]:
         path, kept = write_equalized(path, out / _EQUALIZED)
         tensors = [name for name in tensors if name in kept]
     if request["observer"] == "onnxruntime":
-        prepared = prepare_model_to_observe(onnx.load(path), tensors, image_shape(spec.preprocess), out)
+        prepared = prepare_model_to_observe(onnx.load(path), tensors, tuple(request["image_shape"]), out)
         report({"log": f"prepared {len(tensors)} tensors to be observed in {len(prepared.segments)} segments"})
-    return {"tensors": tensors, "model": _EQUALIZED if spec.quantize.equalize else None}
+    return {"tensors": tensors, "model": _EQUALIZED if request["equalize"] else None}
 
 
 def check_excluded(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -55,13 +54,6 @@ def check_excluded(request: dict[str, Any], _report: Callable[[dict[str, Any]], 
     model = onnx.load(request["model"])
     find_excluded(request["exclude"], model.graph, prepare_model(model).graph)
     return {}
-
-
-def image_shape(preprocess: PreprocessSpec) -> tuple[int, ...]:
-    """Return the shape of one image's batch, of a resolved spec."""
-    assert preprocess.size is not None
-    channels = (preprocess.channels,)
-    return (1, *preprocess.size, *channels) if preprocess.layout == "NHWC" else (1, *channels, *preprocess.size)
 
 
 def _find_tensors(model_path: Path, wanted: str) -> list[str]:

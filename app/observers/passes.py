@@ -1,0 +1,132 @@
+"""A forward pass of a few images in memory of its own; each segment is ready to be counted when the next begins."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from app.errors import CalibrationProblem
+from app.observers.counting import Located
+from app.observers.forward import Batch, Forward, run_segment
+from app.observers.parts import Parts
+from app.observers.prepared import Prepared
+from app.observers.session import RUNTIME_ERRORS
+
+#: Gets the number of the first of some regions, and where their values are.
+Visit = Callable[[int, Located], None]
+
+#: Tensors start at multiples of this many bytes.
+_ALIGNMENT = 64
+_MIXED = (
+    "the model takes {images} images at once and computes {tensor} of all of them together; calibrate on a number of images "
+    "that {images} divides"
+)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where in a thread's memory each tensor starts, and how many bytes there are in all."""
+
+    starts: Mapping[str, int]
+    size: int
+
+
+def place_tensors(prepared: Prepared) -> _Places:
+    """Lay the tensors of a pass out so that those that live at the same time do not overlap, first fit first."""
+    lives = _find_lives(prepared)
+    placed: list[tuple[int, int, int, int]] = []  # first byte, one behind the last, first segment, last segment
+    starts: dict[str, int] = {}
+    for name, (born, dies) in sorted(lives.items(), key=lambda item: (item[1][0], -_size(prepared, item[0]))):
+        size = _size(prepared, name)
+        start = 0
+        for first, end, other_born, other_dies in sorted(placed):
+            if other_born <= dies and born <= other_dies and first < start + size and start < end:
+                start = end
+        starts[name] = start
+        placed.append((start, start + size, born, dies))
+    return _Places(starts, max(end for _, end, _, _ in placed))
+
+
+def _find_lives(prepared: Prepared) -> dict[str, tuple[int, int]]:
+    lives = {prepared.plan.input: (0, 0)}
+    for number, segment in enumerate(prepared.segments):
+        lives.update(dict.fromkeys(segment.outputs, (number, number)))
+        lives.update({name: (lives[name][0], number) for name in segment.inputs})
+    return lives
+
+
+def _size(prepared: Prepared, name: str) -> int:
+    tensor = prepared.tensors[name]
+    size = math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
+    return -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
+
+
+class Pass:
+    """One thread's passes: the runtime writes all tensors into its memory, and no activation is ever copied."""
+
+    def __init__(self, forward: Forward, parts: Parts) -> None:
+        self._forward, self._parts = forward, parts
+        self._prepared = forward.prepared
+        places = place_tensors(self._prepared)
+        memory = np.zeros(places.size + _ALIGNMENT, np.uint8)
+        aligned = memory[-memory.ctypes.data % _ALIGNMENT :][: places.size]
+        self._values = {name: self._view(aligned, name, start) for name, start in places.starts.items()}
+        self._bindings = [self._bind(number) for number in range(len(forward.sessions))]
+        self._located = [self._locate(part, self._values, self._prepared.images) for part in range(len(parts.firsts))]
+
+    def _view(self, memory: npt.NDArray[np.uint8], name: str, start: int) -> np.ndarray:
+        tensor = self._prepared.tensors[name]
+        dtype = np.dtype(tensor.dtype)
+        return memory[start:][: math.prod(tensor.shape) * dtype.itemsize].view(dtype).reshape(tensor.shape)
+
+    def _bind(self, number: int) -> ort.IOBinding:
+        binding, segment = self._forward.sessions[number].io_binding(), self._prepared.segments[number]
+        for names, bind in ((segment.inputs, binding.bind_input), (segment.outputs, binding.bind_output)):
+            for name in names:
+                value = self._values[name]
+                bind(name, "cpu", 0, value.dtype.type, list(value.shape), value.ctypes.data)
+        return binding
+
+    def run(self, batch: Batch, visit: Visit) -> None:
+        """Run 1 to `images` images, visiting each part's regions; missing images are repeated and not counted.
+
+        Raises CalibrationProblem.
+        """
+        images, wanted = len(batch), self._prepared.images
+        if images < wanted:
+            if self._prepared.mixed:
+                raise CalibrationProblem(reason=_MIXED.format(images=wanted, tensor=self._prepared.mixed[0]))
+            batch = np.concatenate((batch, np.repeat(batch[-1:], wanted - images, axis=0)))
+        if not self._prepared.is_bindable or batch.shape != self._prepared.input_shape:
+            self._run_unbound(0, {self._prepared.plan.input: batch}, images, visit)
+            return
+        np.copyto(self._values[self._prepared.plan.input], batch)
+        for number, session in enumerate(self._forward.sessions):
+            try:
+                session.run_with_iobinding(self._bindings[number])
+            except RUNTIME_ERRORS:
+                self._run_unbound(number, self._values, images, visit)  # a shape that depends on the values
+                return
+            self._visit(number, images, visit)
+        if not self._forward.sessions:
+            self._visit(0, images, visit)
+
+    def _visit(self, part: int, images: int, visit: Visit) -> None:
+        whole = images == self._prepared.images
+        visit(self._parts.firsts[part], self._located[part] if whole else self._locate(part, self._values, images))
+
+    def _run_unbound(self, first: int, values: Mapping[str, np.ndarray], images: int, visit: Visit) -> None:
+        known = dict(values)
+        name = self._prepared.plan.input
+        known[name] = known[name].astype(self._prepared.tensors[name].dtype)
+        for number in range(first, len(self._parts.firsts)):
+            if self._forward.sessions:
+                segment = self._prepared.segments[number]
+                known |= run_segment(self._forward.sessions[number], segment, known, known[name].shape)
+            visit(self._parts.firsts[number], self._locate(number, known, images))
+
+    def _locate(self, part: int, values: Mapping[str, np.ndarray], images: int) -> Located:
+        return self._parts.locate(part, values, (images, self._prepared.images))
