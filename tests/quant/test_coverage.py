@@ -60,3 +60,23 @@ def test_constants_computed_from_constants_are_constants() -> None:
     net.conv("sum", "output", 16, 16)
     found = match_names(net.model({"output": ["N", 16, 8, 8]}), dict.fromkeys(["sum", "spread", "bias_output"], 1.0))
     assert found.constants == ["spread", "bias_output"]
+
+
+def test_zeros_are_told_by_what_they_are_of_and_cover_nothing() -> None:
+    net = Net(["N", 16, 8, 8])
+    net.node("Relu", [net.conv("input", "first", 16, 16)], "kept")
+    net.conv("kept", "output", 16, 16)
+    model = net.model({"output": ["N", 16, 8, 8]})
+    found = match_names(model, {"input": 1.0}, ["first", "kept", "first.bias_output", "nobody"])
+    assert (found.matched, found.zero, found.unknown) == (["input"], ["first", "kept", "first.bias_output"], ["nobody"])
+    assert (found.missing, found.covered) == (["kept"], 1)
+    assert (found.constants, found.kept) == ([], {})
+
+
+def test_tensors_inside_a_node_are_internal() -> None:
+    net = Net(["N", 4, 16])
+    net.node("MatMul", ["input", net.weight("w", 16, 16)], "m1")
+    net.node("Softmax", ["m1"], "output")
+    names = ["m1_node_output", "m1_node_14_output", "output_node_output_0", "m1_node_x_output", "m2_node_output", "m1_node_14"]
+    found = match_names(net.model({"output": ["N", 4, 16]}), dict.fromkeys(names, 1.0))
+    assert (found.internal, found.unknown) == (names[:3], names[3:])

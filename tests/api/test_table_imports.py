@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.api.test_equalize import spec as equalizing  # noqa: F401 (a fixture)
+from tests.api.test_equalize import PREPROCESS
 from tests.api.test_jobs import run, succeeded
 from tests.api.test_migration import FLAT, cache
-from tests.api.test_uploads import assert_problem
+from tests.api.test_uploads import assert_problem, members, zip_of
 from tests.quant.nets import Net
-from tests.running import MODEL, TEST_DIGITS
+from tests.quant.test_equalize import uneven_net
+from tests.running import CALIBRATION, MODEL, TEST_DIGITS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,6 +24,16 @@ def _uploaded(server: Any) -> None:
     with server.client() as client:
         client.put("/v1/models/traced", content=MODEL.read_bytes())
         client.put("/v1/datasets/digits-test", content=TEST_DIGITS.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def equalizing(server: Any) -> dict[str, Any]:
+    """A job on a net whose channels are worth equalizing."""
+    files = dict(list(members(CALIBRATION).items())[440:460])
+    with server.client() as client:
+        client.put("/v1/models/leaky", content=uneven_net("LeakyRelu").SerializeToString())
+        client.put("/v1/datasets/leaky", content=zip_of(files))
+    return {"model": "leaky", "dataset": "leaky", "preprocess": PREPROCESS, "calibration": {"method": "minmax"}}
 
 
 def post(http: httpx.Client, content: bytes, **params: Any) -> httpx.Response:
@@ -73,19 +84,19 @@ def test_the_last_import_is_the_last_one_even_where_it_is_known(http: httpx.Clie
     for content in (first, second, first):
         table = imported(http, content)["id"]
         assert succeeded(run(http, spec))["table_id"] == table
-    assert http.get("/v1/tables", params={"model": "traced"}).json()["items"][0]["id"] == table
+    assert http.get("/v1/tables").json()["items"][0]["id"] == table
 
 
-def test_ranges_of_the_equalized_model_serve_no_other(http: httpx.Client, equalizing: dict[str, Any]) -> None:  # noqa: F811
-    base = equalizing | {"engine": None, "allow_imported": True}
-    plain, even = base, base | {"quantize": {"equalize": True}}
+def test_ranges_of_the_equalized_model_serve_no_other(http: httpx.Client, equalizing: dict[str, Any]) -> None:
+    plain = equalizing | {"engine": None}
+    even = plain | {"quantize": {"equalize": True}}
     computed = {name: succeeded(run(http, spec))["table_id"] for name, spec in (("plain", plain), ("even", even))}
     bodies = {name: own_json(http, table) for name, table in computed.items()}
-    back = {name: imported(http, body, model="uneven")["id"] for name, body in bodies.items()}
+    back = {name: imported(http, body, model="leaky")["id"] for name, body in bodies.items()}
     assert {name: own_json(http, table) for name, table in back.items()} == bodies
     assert_problem(http.get(f"/v1/tables/{back['even']}/export"), 422, "unsupported-option")
     for name, spec in (("plain", plain), ("even", even)):
-        other = spec | {"calibration": {"method": "mse", "max_images": 19}}
+        other = spec | {"calibration": {"method": "mse", "max_images": 19}, "allow_imported": True}
         assert succeeded(run(http, other))["table_id"] == back[name]
     named = plain | {"table": back["even"], "engine": {}}
     assert_problem(http.post("/v1/jobs", json=named), 422, "invalid-spec")
@@ -95,7 +106,7 @@ def test_ranges_of_the_equalized_model_serve_no_other(http: httpx.Client, equali
 
 def test_a_range_of_an_equalized_table_is_measured_on_the_equalized_model(
     http: httpx.Client,
-    equalizing: dict[str, Any],  # noqa: F811
+    equalizing: dict[str, Any],
 ) -> None:
     spec = equalizing | {"engine": None, "calibration": {"method": "minmax"}, "quantize": {"equalize": True}}
     even, plain = (
@@ -103,8 +114,8 @@ def test_a_range_of_an_equalized_table_is_measured_on_the_equalized_model(
     )
     name = next(name for name, amax in even["amax"].items() if plain["amax"][name] != amax)
     less = even | {"amax": {each: amax for each, amax in even["amax"].items() if each != name}}
-    options = {"fill": "minmax-from-dataset", "dataset": "uneven", "preprocess": json.dumps(equalizing["preprocess"])}
-    table = imported(http, json.dumps(less).encode(), model="uneven", **options)
+    options = {"fill": "minmax-from-dataset", "dataset": "leaky", "preprocess": json.dumps(equalizing["preprocess"])}
+    table = imported(http, json.dumps(less).encode(), model="leaky", **options)
     assert table["details"]["filled"][name]["amax"] == even["amax"][name]
 
 
