@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.errors import JudgeProblem
-from app.quant.exclusion import DEFAULT_LIMIT, Search, Target, find_exclusion
+from app.quant.exclusion import DEFAULT_LIMIT, Search, Target, find_exclusion, find_final
 from app.quant.sensitivity import Group, loss_from_report, order_groups, within_limit
 from app.spec import GateSpec
 
@@ -53,6 +53,19 @@ def test_where_nothing_suffices_the_best_is_kept() -> None:
     assert [group.output for group in limited] == ["g3", "g2"]
     assert find_exclusion(looked_for, limited) == limited
     assert not looked_for.holds(limited)
+
+
+def test_what_is_kept_is_judged_and_more_is_excluded_where_it_misses() -> None:
+    ordered = order_groups(GROUPS, LOSS)
+    final = search(0.966)  # holds with the first three
+    assert find_final(final, ordered[:3], ordered) == ordered[:3]
+    assert len(final.tried) == 1
+    later = search(0.966)
+    assert find_final(later, ordered[:1], ordered) == ordered
+    assert [len(groups) for groups, _ in later.tried.values()] == [1, 2, 4]
+    never = search(0.99)
+    assert find_final(never, ordered[:2], ordered[:3]) == ordered[:3]
+    assert not never.holds(ordered[:3])
 
 
 def test_other_images_need_a_standard_error_more() -> None:
