@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import rfc8785
 from pydantic import BaseModel
@@ -31,15 +31,6 @@ _NOT_IN_JOB_KEY: Any = {
     "priority": True,
     "wait_for_worker_seconds": True,
 }
-
-
-class CalibratedTable(Protocol):
-    """What a key needs to know of a table: the digest of its JSON, and what it tells of its images."""
-
-    @property
-    def body(self) -> str: ...
-    @property
-    def facts(self) -> Mapping[str, Any]: ...
 
 
 def key_from(**parts: Any) -> str:
@@ -129,12 +120,12 @@ def quantized_key(model_digest: str, table_body: str, quantize: QuantizeSpec, tu
     return key_from(model=model_digest, table=table_body, quantize=quantize, quantizer=QUANTIZER_VERSION, tuned=tuned)
 
 
-def exclusion_key(job: ResolvedJob, table: CalibratedTable) -> str:
+def exclusion_key(job: ResolvedJob, table_body: str, table_facts: Mapping[str, Any]) -> str:
     """Return the key of what `quantize.exclude: auto` comes to for a job and a table."""
     return key_from(
         model=job.model.digest,
-        table=table.body,
-        calibration=foreign_calibration(job, table.facts),
+        table=table_body,
+        calibration=foreign_calibration(job, table_facts),
         quantize=job.spec.quantize,
         tuned=tuned_facts(job),
         gate=job.spec.judge.gate,
@@ -188,7 +179,7 @@ def judge_selection(job: ResolvedJob) -> dict[str, Any]:
     }
 
 
-def judge_key(job: ResolvedJob, engine: str, table: CalibratedTable) -> str:
+def judge_key(job: ResolvedJob, engine: str, table_facts: Mapping[str, Any]) -> str:
     """Return the key of the report on the engine with that key; of auto's exclusion it tells how that was found."""
     judge = job.spec.judge
     # With a dataset to judge on, nothing hangs on the table's images but what sensitivity is told to be measured on.
@@ -196,7 +187,7 @@ def judge_key(job: ResolvedJob, engine: str, table: CalibratedTable) -> str:
     return key_from(
         engine=engine,
         selection=judge_selection(job),
-        calibration=foreign_calibration(job, table.facts) if is_told else None,
+        calibration=foreign_calibration(job, table_facts) if is_told else None,
         latency=judge.latency or None,
         float_type=judge.float_type,
         exclusion=job.exclusion,

@@ -1,6 +1,5 @@
 """Keys: what changes a result changes them, what does not does not; their values stay for ever."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -15,17 +14,10 @@ MODEL = ResolvedModel(id="mdl_1", name="m", digest="a" * 64, files=(), inputs=()
 DATASET = ResolvedDataset(id="dst_1", name="d", digest="b" * 64, listing="c" * 64, packs=(), images=9, labelled=False)
 
 
-@dataclass
-class Table:
-    """What a key needs to know of a table."""
-
-    body: str = "t"
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-OWN = Table(facts={"observation": {"dataset": DATASET.digest, "listing": "c" * 64}})
-IMPORTED = Table(facts={"format": "tensorrt"})
-OTHER = Table(facts={"observation": {"dataset": "e" * 64, "listing": "c" * 64}})
+#: Facts of tables.
+OWN = {"observation": {"dataset": DATASET.digest, "listing": "c" * 64}}
+IMPORTED = {"format": "tensorrt"}
+OTHER = {"observation": {"dataset": "e" * 64, "listing": "c" * 64}}
 
 
 def job(change: dict[str, Any] | None = None, **parts: Any) -> ResolvedJob:
@@ -164,7 +156,7 @@ def test_auto_is_resolved_before_the_engine_s_key() -> None:
         {"quantize": {"exclude": "auto"}, "judge": {"images": 9}},
         {"quantize": {"exclude": "auto", "bias_correction": True}},
     ]
-    found = {keys.exclusion_key(job(change), OWN) for change in [{"quantize": {"exclude": "auto"}}, *changes]}
+    found = {keys.exclusion_key(job(change), "t", OWN) for change in [{"quantize": {"exclude": "auto"}}, *changes]}
     assert len(found) == 5
 
 
@@ -185,7 +177,7 @@ def test_a_report_depends_on_what_is_known_of_the_table_s_images() -> None:
         apart = named.model_copy(update={"judge_dataset": DATASET})
         assert len({keys.judge_key(apart, "e", table) for table in (OWN, OTHER, IMPORTED)}) == 1
     auto = job({"quantize": {"exclude": "auto"}})
-    assert keys.exclusion_key(auto, OWN) != keys.exclusion_key(auto, IMPORTED)
+    assert keys.exclusion_key(auto, "t", OWN) != keys.exclusion_key(auto, "t", IMPORTED)
 
 
 def test_sensitivity_depends_on_the_calibration_images_that_it_may_be_measured_on() -> None:

@@ -77,7 +77,7 @@ def find_hits(session: Session, blobs: BlobStore, job: ResolvedJob) -> Hits:
     is_judged = engine is not None and job.is_judged
     report = None
     if engine and table and is_judged:
-        report = results.find_by_key(session, ReportRow, keys.judge_key(job, engine.key, table))
+        report = results.find_by_key(session, ReportRow, keys.judge_key(job, engine.key, table.facts))
     hits = Hits(observation, table, engine, report)
     return Hits(observation, table, engine, report, None if hits.is_full(job) else _reason(session, blobs, job, hits))
 

@@ -27,7 +27,10 @@ Trial = Callable[[Sequence[Group]], Report]
 
 @dataclass(frozen=True)
 class Target:
-    """What must hold; with `is_sampled` (other images than the final ones) by one standard error more."""
+    """What must hold; with `is_sampled` (other images than the final ones) by one standard error more.
+
+    Then the agreement to expect must hold with that to spare, since votes are chance, and the votes the target itself.
+    """
 
     gate: GateSpec | None
     is_sampled: bool
@@ -44,21 +47,30 @@ class Target:
         gate = self.gate or GateSpec(min_agreement=DEFAULT_AGREEMENT)
         images, changed = report["images"], 1 - report["agreement"]
         drop = changed if report["accuracy_drop"] is None else report["accuracy_drop"]
-        limits = [(changed, None if gate.min_agreement is None else 1 - gate.min_agreement), (drop, gate.max_accuracy_drop)]
-        return all(limit is None or found <= self._allowed(limit, images) for found, limit in limits)
+        holds = gate.max_accuracy_drop is None or drop <= self._allowed(gate.max_accuracy_drop, images)
+        if gate.min_agreement is None or not holds:
+            return holds
+        limit = 1 - gate.min_agreement
+        return changed <= limit + _ROUNDING and (not self.is_sampled or self._is_expected(report, limit))
+
+    def _is_expected(self, report: Report, limit: float) -> bool:
+        return 1 - report["expected_agreement"] <= limit - _standard_error(limit, report["images"]) + _ROUNDING
 
     def _allowed(self, share: float, images: int) -> float:
         """Return the share of images that may go wrong: with a standard error to spare, rounded to whole images."""
         if not self.is_sampled:
             return share + _ROUNDING
-        spare = math.sqrt(share * (1 - share) / images)
-        return round(max(0.0, share - spare) * images) / images + _ROUNDING
+        return round(max(0.0, share - _standard_error(share, images)) * images) / images + _ROUNDING
 
     def to_json(self) -> dict[str, Any]:
         """Return what was aimed at."""
         if self.gate is not None:
             return self.gate.model_dump(mode="json", exclude_none=True)
         return {"min_agreement": DEFAULT_AGREEMENT, "or_sqnr_db": DEFAULT_SQNR_DB}
+
+
+def _standard_error(share: float, images: int) -> float:
+    return math.sqrt(share * (1 - share) / images)
 
 
 @dataclass
@@ -81,15 +93,15 @@ class Search:
         return self.tried[key][1]
 
     def best(self) -> Sequence[Group]:
-        """Return the tried groups that agree best."""
-        return min(self.tried.values(), key=lambda found: judge_rank(found[1]))[0]
+        """Return the tried groups that err least, of equals those that agree best: small differences in votes are chance."""
+        return min(self.tried.values(), key=lambda found: (found[1]["mean_error"] or 0.0, judge_rank(found[1])))[0]
 
 
 def find_exclusion(search: Search, ordered: Sequence[Group]) -> list[Group]:
     """Return the groups to leave in float: the shortest start of `ordered` that holds, less the large ones that it does not
     need.
 
-    Where not even all of them hold, those of the tried ones that agree best.
+    Where not even all of them hold, those of the tried ones that err least.
     """
     if search.holds([]):
         return []
@@ -106,7 +118,7 @@ def find_final(search: Search, chosen: Sequence[Group], ordered: Sequence[Group]
     """Return the groups to leave in float by a search whose trials are the models that are kept.
 
     These are `chosen`, by trials that were nearly the same, and the next ones of `ordered`, each time twice as many, as long
-    as the target is missed after all. Where it is missed with all of them, those that agree best.
+    as the target is missed after all. Where it is missed with all of them, those that err least.
     """
     taken, rest, step = list(chosen), [group for group in ordered if group not in chosen], 1
     while not search.holds(taken) and rest:

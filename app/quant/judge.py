@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from app.errors import GateMissed, JudgeProblem
+from app.quant.margins import Margins
 from app.spec import GateSpec
 
 #: Below this agreement a report carries the warning `accuracy_low`, gate or not.
@@ -54,7 +55,7 @@ class _OutputSums:
 
 @dataclass
 class Comparison:
-    """Adds up batch after batch; its memory does not grow with the number of images."""
+    """Adds up batch after batch; of each image one number is kept."""
 
     images: int = 0
     agreed: int = 0
@@ -63,6 +64,7 @@ class Comparison:
     tested_right: int = 0
     labels_outside: int = 0
     classification_output: str | None = None
+    _margins: Margins = field(default_factory=Margins)
     _sums: dict[str, _OutputSums] = field(default_factory=dict)
 
     def add(self, reference: Outputs, tested: Outputs, labels: Labels) -> None:
@@ -84,6 +86,7 @@ class Comparison:
     def _count_classes(self, reference: np.ndarray, tested: np.ndarray, labels: Labels) -> None:
         if len(reference) != len(labels):
             raise JudgeProblem(reason=f"the model gave {len(reference)} rows for {len(labels)} images")
+        self._margins.add(reference, tested)
         expected, found = reference.argmax(axis=1), tested.argmax(axis=1)
         self.agreed += int((expected == found).sum())
         for label, by_reference, by_tested in zip(labels, expected.tolist(), found.tolist(), strict=True):
@@ -98,7 +101,8 @@ class Comparison:
         """Return the report.
 
         images, labelled: how many · classification_output: the first 2-D float output with two columns or more, null
-        without one · agreement: share of images with the same top-1 class, null without that output · accuracy_fp32,
+        without one · agreement: share of images with the same top-1 class, null without that output · expected_agreement: the share
+        to expect of other images like these, see `margins` · accuracy_fp32,
         accuracy_int8, accuracy_drop (fp32 minus int8): share of labelled images, null without labels or where a label
         is no class · mean_error: of the classification output, else of all · outputs: {name: {cosine, sqnr_db,
         mean_error, max_error}}, sqnr_db = 10 log10(sum r^2 / sum (r - t)^2), null where there is no error ·
@@ -116,6 +120,7 @@ class Comparison:
             "labelled": self.labelled,
             "classification_output": self.classification_output,
             "agreement": self.agreed / self.images if has_classes else None,
+            "expected_agreement": self._margins.expected_agreement(),
             "accuracy_fp32": accuracies[0],
             "accuracy_int8": accuracies[1],
             "accuracy_drop": (self.reference_right - self.tested_right) / self.labelled if has_accuracy else None,

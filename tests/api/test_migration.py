@@ -205,7 +205,7 @@ def test_a_job_builds_from_the_table_that_it_names(http: httpx.Client) -> None:
 def test_what_a_table_was_calibrated_on_is_told(http: httpx.Client) -> None:
     """A computed table says so; the imported one of the same content says nothing, and its report is another."""
     computed = succeeded(run(http, {"model": "legacy", "calibration": {"method": "minmax"}, "judge": {"images": 100}}))
-    exported = http.get(f"/v1/tables/{computed['table_id']}/export", params={"format": "trt"}).text
+    exported = http.get(f"/v1/tables/{computed['table_id']}/export", params={"format": "trt"}).content
     named = {"model": "legacy", "dataset": "digits-calibration", "judge": {"images": 100}}
     tables = {computed["table_id"]: "calibration", imported(http, exported)["id"]: "perhaps calibration"}
     for table, expected in tables.items():

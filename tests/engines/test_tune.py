@@ -1,10 +1,13 @@
 """Tuning on real digits: what is learned on some helps on others, is the same every time, and of each node alone."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 
-from app.engines.tune import Tuner, TuneSpec
+from app.engines.tune import Known, Learned, Tuner, TuneSpec
 from app.quant.graph import find_needed_tensors
 from app.quant.judge import Comparison
 from app.quant.qdq import QuantizedModel, model_to_bytes, quantize_model
@@ -66,6 +69,36 @@ def test_a_node_does_not_depend_on_which_others_are_float() -> None:
         assert np.array_equal(some[name], every[name]), name
 
 
+def test_nodes_that_are_known_are_not_looked_at_again() -> None:
+    """Two readers of a centred Relu: with one of them in float it is centred no more, and the other one is another node."""
+    model = pointwise_net()
+    batch = images(model, 16)
+    scales = measured_scales(model, batch, find_needed_tensors(model))
+    spec = BOTH.model_copy(update={"center": True})
+    learned: list[Learned] = []
+
+    def learn(known: Known) -> Callable[[onnx.ModelProto, onnx.ModelProto], dict[str, Any]]:
+        def tune(float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, Any]:
+            tuner = Tuner(float_model, quantized, TuneSpec(True, True, len(batch)))
+            learned.append(tuner.learn(lambda: looked.append(1) or iter([batch]), lambda _: None, known))
+            return learned[-1].apply(float_model, quantized)
+
+        return tune
+
+    looked: list[int] = []
+    whole = quantize_model(model, scales, spec, tune=learn({}))
+    assert len(looked) == 2  # once for the weights, once for the biases
+    again = quantize_model(model, scales, spec, tune=learn(learned[0].known))
+    assert (len(looked), model_to_bytes(again.model)) == (2, model_to_bytes(whole.model))
+    without = spec.model_copy(update={"exclude": ("second",)})
+    taken = quantize_model(model, scales, without, tune=learn(learned[0].known))
+    fresh = quantize_model(model, scales, without, tune=learn({}))
+    changed = {name for name, digest in learned[-1].digests.items() if learned[0].digests[name] != digest}
+    assert changed == {"first"}  # whose Relu is not centred any more
+    for name, value in constants(fresh.model).items():
+        np.testing.assert_allclose(constants(taken.model)[name], value, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["resnet", "mobile", "decoder", "attention", "nhwc", "silu", "hidden-weights"])
 def test_every_kind_of_node_comes_nearer_to_float(name: str) -> None:
     model = NETS[name]()
@@ -77,8 +110,6 @@ def test_every_kind_of_node_comes_nearer_to_float(name: str) -> None:
 
 def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-    return find_needed_tensors(model)
 
 
 def mean_square_error(model: onnx.ModelProto, quantized: onnx.ModelProto, batch: np.ndarray) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.errors import JudgeProblem
-from app.quant.exclusion import DEFAULT_LIMIT, Search, Target, find_exclusion
+from app.quant.exclusion import DEFAULT_LIMIT, Search, Target, find_exclusion, find_final
 from app.quant.sensitivity import Group, loss_from_report, order_groups, within_limit
 from app.spec import GateSpec
 
@@ -16,9 +16,10 @@ GROUPS = [
 LOSS = 50.0
 
 
-def report(agreement: float | None, images: int = 1000, drop: float | None = None, sqnr: float = 20.0) -> dict[str, Any]:
-    outputs = {"y": {"sqnr_db": sqnr}}
-    return {"agreement": agreement, "images": images, "accuracy_drop": drop, "mean_error": 1.0, "outputs": outputs}
+def report(agreement: float | None, images: int = 1000, drop: float | None = None, **others: float) -> dict[str, Any]:
+    outputs = {"y": {"sqnr_db": others.pop("sqnr", 20.0)}}
+    votes = {"agreement": agreement, "expected_agreement": agreement, "accuracy_drop": drop}
+    return votes | {"images": images, "mean_error": 1.0, "outputs": outputs} | others
 
 
 def search(agreement: float) -> Search:
@@ -55,14 +56,36 @@ def test_where_nothing_suffices_the_best_is_kept() -> None:
     assert not looked_for.holds(limited)
 
 
+def test_what_is_kept_is_judged_and_more_is_excluded_where_it_misses() -> None:
+    ordered = order_groups(GROUPS, LOSS)
+    final = search(0.966)  # holds with the first three
+    assert find_final(final, ordered[:3], ordered) == ordered[:3]
+    assert len(final.tried) == 1
+    later = search(0.966)
+    assert find_final(later, ordered[:1], ordered) == ordered
+    assert [len(groups) for groups, _ in later.tried.values()] == [1, 2, 4]
+    never = search(0.99)
+    assert find_final(never, ordered[:2], ordered[:3]) == ordered[:3]
+    assert not never.holds(ordered[:3])
+
+
 def test_other_images_need_a_standard_error_more() -> None:
     target = Target(GateSpec(min_agreement=0.98), is_sampled=True)
     # Of 1000 images 20 may differ; a standard error is 4.4 of them.
-    assert target.holds(report(0.984))
-    assert not target.holds(report(0.983))
-    assert Target(GateSpec(min_agreement=0.98), is_sampled=False).holds(report(0.98))
-    assert target.holds(report(127 / 128, 128))
-    assert not target.holds(report(126 / 128, 128))
+    assert target.holds(report(0.98, expected_agreement=0.9845))
+    assert not target.holds(report(0.98, expected_agreement=0.984))
+    assert not target.holds(report(0.979, expected_agreement=0.99))
+    assert Target(GateSpec(min_agreement=0.98), is_sampled=False).holds(report(0.98, expected_agreement=0.5))
+    assert target.holds(report(126 / 128, 128, expected_agreement=0.993))
+    assert not target.holds(report(1.0, 128, expected_agreement=0.992))
+
+
+def test_where_nothing_suffices_votes_do_not_decide() -> None:
+    reports = {0: report(0.97, mean_error=0.06), 1: report(0.96, mean_error=0.03), 2: report(0.965, mean_error=0.03)}
+    looked_for = Search(lambda groups: reports[len(groups)], Target(GateSpec(min_agreement=0.99), is_sampled=False))
+    for count in reports:
+        looked_for.report(GROUPS[:count])
+    assert looked_for.best() == GROUPS[:2]
 
 
 def test_accuracy_and_models_without_classes() -> None:

@@ -19,7 +19,7 @@ def find_excluding(session: Session, blobs: BlobStore, job: ResolvedJob, table: 
     """Return the job with names in the place of `auto`; the job itself without auto, None where they are not known."""
     if not job.spec.quantize.excludes_automatically:
         return job
-    key = keys.exclusion_key(job, table)
+    key = keys.exclusion_key(job, table.body, table.facts)
     known = results.find_by_key(session, QuantizedRow, key)
     return job.excluding(known.report["excluded"], key) if known and blobs.has(known.body) else None
 
@@ -28,7 +28,7 @@ def find_or_exclude(run: Run, table: TableRow) -> ResolvedJob:
     """Return the job with names in the place of `auto`, measured now unless somebody has."""
     if not run.job.spec.quantize.excludes_automatically:
         return run.job
-    key = keys.exclusion_key(run.job, table)
+    key = keys.exclusion_key(run.job, table.body, table.facts)
     with run.claim(key):
         with run.worker.database.reading() as session:
             known = find_excluding(session, run.worker.blobs, run.job, table)

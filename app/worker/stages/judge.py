@@ -21,7 +21,7 @@ PLANS_STEP = "app.worker.steps.judge:judge_on_gpu"
 
 def find_or_judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     """Return the report on the job's engine, measured now unless somebody has."""
-    key = keys.judge_key(run.job, engine.key, table)
+    key = keys.judge_key(run.job, engine.key, table.facts)
     with run.claim(key):
         with run.worker.database.reading() as session:
             known = results.find_by_key(session, ReportRow, key)
@@ -34,7 +34,7 @@ def _judge(run: Run, engine: EngineRow, table: TableRow) -> ReportRow:
     report |= _found_besides(run, table)
     if run.job.spec.judge.latency:
         report["warnings"] += latency_warnings(engine.backend, report["latency"]["precisions"])
-    row = ReportRow(key=keys.judge_key(run.job, engine.key, table), engine_id=engine.id, report=report)
+    row = ReportRow(key=keys.judge_key(run.job, engine.key, table.facts), engine_id=engine.id, report=report)
     with run.worker.database.transaction() as session:
         results.save_by_key(session, row)
     run.fail_point("after")

@@ -17,7 +17,7 @@ from app.worker.steps.images import choosing_files
 from app.worker.steps.quantize import Quantizer, read_table
 from app.worker.steps.sensitivity import measure_pair, measured_spec, open_reference
 
-_KEPT = ("agreement", "accuracy_fp32", "accuracy_int8", "mean_error", "images")
+_KEPT = ("agreement", "expected_agreement", "accuracy_fp32", "accuracy_int8", "mean_error", "images")
 
 
 def exclude(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -104,5 +104,5 @@ def _rows(search: Search) -> list[dict[str, Any]]:
 
 def _figure(report: Report) -> str:
     if report["agreement"] is not None:
-        return f"agreement {report['agreement']:.4f}"
+        return f"agreement {report['agreement']:.4f}, {report['expected_agreement']:.4f} to expect of other images"
     return f"mean error {report['mean_error']:.6g}"

@@ -48,7 +48,7 @@ class Quantizer:
     request: dict[str, Any]
     report: Report
     _known: dict[str, Found] = field(default_factory=dict)
-    _learned: dict[QuantizeSpec, Learned] = field(default_factory=dict)
+    _learned: dict[str, Learned] = field(default_factory=dict)
 
     def quantize(self, spec: QuantizeSpec) -> QuantizedModel:
         """Return the Q/DQ model of a spec, the same bytes whatever was made before."""
@@ -70,9 +70,10 @@ class Quantizer:
         return quantize_model(self.model, scales, spec, self.table.dead, wanted, self.table.extremes)
 
     def _tune(self, spec: QuantizeSpec, float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, Any]:
-        if spec not in self._learned:
-            self._learned = {spec: self._learn(QuantizedPair(quantized, float_model), {})}
-        return self._learned[spec].apply(float_model, quantized)
+        asked = spec.model_dump_json()
+        if asked not in self._learned:
+            self._learned = {asked: self._learn(QuantizedPair(quantized, float_model), {})}
+        return self._learned[asked].apply(float_model, quantized)
 
     def _tune_what_is_new(self, float_model: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, Any]:
         return self._learn(QuantizedPair(quantized, float_model), self._known).apply(float_model, quantized)
