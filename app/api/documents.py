@@ -76,6 +76,7 @@ def table_document(row: TableRow, names: dict[str, str | None], stale_reason: st
         "dead": row.facts.get("dead", []),
         "images": row.facts.get("images"),
         "converge": row.facts.get("converge"),
+        "drift": row.facts.get("drift"),
         "provenance": {name: row.facts.get(name) for name in ("observation", "tools")},
         "imported": {name: row.facts.get(name) for name in _IMPORTED} if "coverage" in row.facts else None,
         "nondeterministic": row.nondeterministic,
@@ -107,7 +108,7 @@ def report_document(report: dict[str, Any], table: TableRow | None, engine: Engi
     """
     facts = table.facts if table else {}
     method = facts.get("chosen") or (table.method if table else None)
-    told = {"method": method, "candidates": facts.get("candidates"), "converge": facts.get("converge")}
+    told = {"method": method} | {name: facts.get(name) for name in ("candidates", "converge", "drift")}
     return report | told | {"engine": _built(engine) if engine else None}
 
 

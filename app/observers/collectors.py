@@ -17,7 +17,7 @@ from app.quant.histogram import (
     MergeableHistogram,
     Side,
     TensorrtHistogram,
-    empty_mergeable,
+    empty_side,
     empty_tensorrt,
     fold_tensorrt,
     merge_mergeable,
@@ -74,7 +74,7 @@ class MergeableCollector:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._counter = Counter()
-        self._done: list[MergeableHistogram] = [empty_mergeable() for _ in range(len(parts))]
+        self._done: list[MergeableHistogram] | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -96,21 +96,26 @@ class MergeableCollector:
             self._spill()
 
     def _spill(self) -> None:
-        self._done = [merge_mergeable(done, self._histogram(region)) for region, done in enumerate(self._done)]
+        self._done = [self.histogram(region) for region in range(len(self._parts))]
         self._reset()
 
-    def _histogram(self, region: int) -> MergeableHistogram:
-        counts = self._counts[region].sum(axis=0, dtype=np.int64)
-        counts[0] += counts[2 * SIDE_BINS :].sum()
-        rows = counts[: 2 * SIDE_BINS].reshape(2, SIDE_BINS)
-        sides = [Side(int(exponent), row) for exponent, row in zip(self._exponents[region], rows, strict=True)]
-        bounds = bounds_from_extremes(self._extremes[region])
-        return MergeableHistogram(int(rows.sum()), *bounds, *sides)
+    def histogram(self, region: int) -> MergeableHistogram:
+        """Return the histogram of a region of everything counted so far."""
+        counted = self._counted(region)
+        return merge_mergeable(self._done[region], counted) if self._done else counted
 
-    def histograms(self) -> list[MergeableHistogram]:
-        """Return the histograms by region of everything counted so far."""
-        self._spill()
-        return self._done
+    def _counted(self, region: int) -> MergeableHistogram:
+        minimum, maximum = bounds_from_extremes(self._extremes[region])
+        positive = self._side(region, 0)
+        positive.counts[0] += int(self._counts[region, :, 2 * SIDE_BINS :].sum(dtype=np.int64))
+        # What was never counted into is memory that was never touched.
+        negative = self._side(region, 1) if minimum < 0 else empty_side()
+        count = int(positive.counts.sum()) + int(negative.counts.sum())
+        return MergeableHistogram(count, minimum, maximum, positive, negative)
+
+    def _side(self, region: int, sign: int) -> Side:
+        even, odd = self._counts[region, :, sign * SIDE_BINS : (sign + 1) * SIDE_BINS]
+        return Side(int(self._exponents[region, sign]), np.add(even, odd, dtype=np.int64))
 
 
 class TensorrtPart:

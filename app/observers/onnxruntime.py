@@ -5,6 +5,7 @@ and neither the forward pass nor the counting holds the GIL.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -18,17 +19,23 @@ from app.observers.forward import Forward
 from app.observers.parts import make_parts
 from app.observers.prepared import Prepared
 from app.observers.regions import make_regions
-from app.observers.streams import MergeableStream, Stream, TensorrtStream
+from app.observers.streams import MergeableStream, Stream, TensorrtStream, Watch
+from app.quant.histogram import Histogram
 from app.quant.observation import Grid, Observation
 
 
 @dataclass(frozen=True)
 class ObserverSpec:
-    """How to observe: the grid, threads (default: the cores this process may use), images to come if known."""
+    """How to observe: the grid, threads (default: the cores this process may use), images to come if known.
+
+    On the mergeable grid `watch` is told the observation of the first eighth, quarter and half of the images to come (or
+    a few more, so that passes are full), while the pass goes on.
+    """
 
     grid: Grid = "mergeable"
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     total_images: int | None = None
+    watch: Callable[[Observation], None] | None = None
 
 
 class Observer:
@@ -40,8 +47,20 @@ class Observer:
         self._spec = spec
         self._regions = make_regions(prepared.plan, spec.grid)
         self._parts = make_parts(prepared, self._regions)
-        make = MergeableStream if spec.grid == "mergeable" else TensorrtStream
-        self._stream: Stream = make(Forward(prepared), self._parts, spec.threads)
+        self._stream = self._open_stream()
+
+    def _open_stream(self) -> Stream:
+        forward, threads = Forward(self._prepared), self._spec.threads
+        if self._spec.grid == "tensorrt":
+            return TensorrtStream(forward, self._parts, threads)
+        return MergeableStream(forward, self._parts, threads, self._watch())
+
+    def _watch(self) -> Watch:
+        watch, total = self._spec.watch, self._spec.total_images
+        if watch is None or total is None:
+            return Watch()
+        at = [images for images in (-(-total // 8), -(-total // 4), -(-total // 2)) if images < total]
+        return Watch(at, lambda images, histograms: watch(self._observation(images, histograms)))
 
     def __enter__(self) -> Self:
         return self
@@ -70,10 +89,13 @@ class Observer:
 
     def observation(self) -> Observation:
         """Return what was observed so far; more may be added. Raises as add does, DatasetTooSmall without images."""
-        counted = self._parts.by_region(self._stream.finish())
+        counted = self._stream.finish()
         if not self._stream.images:
             raise DatasetTooSmall(images=0, needed=1, reason="calibration measures activations on images")
+        return self._observation(self._stream.images, counted)
+
+    def _observation(self, images: int, by_place: list[Histogram]) -> Observation:
         shapes = {name: tensor.shape for name, tensor in self._prepared.tensors.items()}
-        passes = Passes(self._stream.images, self._prepared.images, shapes)
-        histograms = derive_histograms(self._prepared.plan, self._regions, counted, passes)
-        return Observation(self._spec.grid, passes.images, histograms)
+        passes = Passes(images, self._prepared.images, shapes)
+        counted = self._parts.by_region(by_place)
+        return Observation(self._spec.grid, images, derive_histograms(self._prepared.plan, self._regions, counted, passes))

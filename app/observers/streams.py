@@ -3,7 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from functools import partial, reduce
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from app.observers.counting import Counter
 from app.observers.forward import Batch, Forward
 from app.observers.parts import Parts
 from app.observers.passes import Pass
-from app.quant.histogram import Histogram, merge_mergeable
+from app.quant.histogram import Histogram, MergeableHistogram, merge_mergeable
 
 #: How much a thread takes at a time: so many passes, as long as they compute no more than so many values.
 _PORTION_PASSES = 16
@@ -43,19 +44,49 @@ class Stream(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who is told the histograms by region of the first `at[0]`, `at[1]`, ... images, while the pass goes on."""
+
+    at: Sequence[int] = ()
+    tell: Callable[[int, list[Histogram]], None] = lambda _images, _histograms: None
+
+
+class _Stretch:
+    """Counts of the images between two looks: a collector a thread."""
+
+    def __init__(self, parts: Parts, threads: int) -> None:
+        self._regions = len(parts)
+        self._collectors = [MergeableCollector(parts) for _ in range(threads)]
+        self.idle: SimpleQueue[MergeableCollector] = SimpleQueue()
+        for collector in self._collectors:
+            self.idle.put(collector)
+
+    def histograms(self) -> list[MergeableHistogram]:
+        return [self._merged(region) for region in range(self._regions)]
+
+    def _merged(self, region: int) -> MergeableHistogram:
+        return reduce(merge_mergeable, (collector.histogram(region) for collector in self._collectors))
+
+
 class MergeableStream:
     """Passes of the model's own size, whatever the batches' is; every thread has its counts."""
 
-    def __init__(self, forward: Forward, parts: Parts, threads: int) -> None:
+    def __init__(self, forward: Forward, parts: Parts, threads: int, watch: Watch) -> None:
+        self._parts, self._threads = parts, threads
         self._pass_images = forward.prepared.images
         # A thread takes several passes at a time where they are short.
         self._portion_images = self._pass_images * max(1, min(_PORTION_PASSES, _PORTION_VALUES // forward.prepared.pass_values))
         self._executor = ThreadPoolExecutor(threads, "observe")
-        self._collectors = [MergeableCollector(parts) for _ in range(threads)]
-        self._idle: SimpleQueue[tuple[Pass, MergeableCollector]] = SimpleQueue()
-        for collector in self._collectors:
-            self._idle.put((Pass(forward, parts), collector))
-        self._running: deque[Future[int]] = deque()
+        self._idle: SimpleQueue[Pass] = SimpleQueue()
+        for _ in range(threads):
+            self._idle.put(Pass(forward, parts))
+        self._watch = watch
+        # A look never cuts a pass: passes that are not full would be all there is.
+        self._looks = deque(sorted({self._whole_passes(images) for images in watch.at}))
+        self._stretch = _Stretch(parts, threads)
+        self._done: list[MergeableHistogram] | None = None
+        self._running: deque[Future[int] | _Stretch] = deque()
         self._most_running = 2 * threads
         self._waiting: list[Batch] = []
         self._submitted = 0
@@ -64,42 +95,68 @@ class MergeableStream:
     def add(self, batch: Batch) -> None:
         """Count batch soon; see Stream."""
         self._waiting.append(batch)
-        if sum(map(len, self._waiting)) < self._portion_images:
+        # Small portions first, so that no thread waits for images to be decoded.
+        portion = min(self._portion_images, self._whole_passes(self._submitted // 4))
+        if sum(map(len, self._waiting)) < portion:
             return
         images = np.concatenate(self._waiting) if len(self._waiting) > 1 else batch
         whole = len(images) - len(images) % self._pass_images
-        for start in range(0, whole, self._portion_images):
-            self._submit(images[start : min(start + self._portion_images, whole)])
+        self._submit_all(images[:whole], portion)
         self._waiting = [images[whole:]] if whole < len(images) else []
+
+    def _whole_passes(self, images: int) -> int:
+        """Return the least number of images, one pass or more, that is no less than images and fills passes."""
+        return -(-max(images, 1) // self._pass_images) * self._pass_images
+
+    def _submit_all(self, images: Batch, portion: int) -> None:
+        while len(images):
+            ahead = self._looks[0] - self._submitted if self._looks else portion
+            self._submit(images[: min(portion, ahead)])
+            images = images[min(portion, ahead) :]
 
     def _submit(self, images: Batch) -> None:
         while len(self._running) >= self._most_running:
-            self.images += self._running.popleft().result()
-        self._running.append(self._executor.submit(self._count, images, self._submitted))
+            self._take()
+        self._running.append(self._executor.submit(self._count, images, self._submitted, self._stretch.idle))
         self._submitted += len(images)
+        if self._looks and self._submitted == self._looks[0]:
+            self._looks.popleft()
+            self._running.append(self._stretch)  # reached when all before it are counted, and threads go on
+            self._stretch = _Stretch(self._parts, self._threads)
 
-    def _count(self, images: Batch, first_image: int) -> int:
-        forward, collector = self._idle.get()
+    def _take(self) -> None:
+        first = self._running.popleft()
+        if isinstance(first, Future):
+            self.images += first.result()
+            return
+        self._done = self._merged(first)
+        self._watch.tell(self.images, list(self._done))
+
+    def _merged(self, stretch: _Stretch) -> list[MergeableHistogram]:
+        counted = stretch.histograms()
+        return counted if self._done is None else [merge_mergeable(*pair) for pair in zip(self._done, counted, strict=True)]
+
+    def _count(self, images: Batch, first_image: int, collectors: SimpleQueue[MergeableCollector]) -> int:
+        forward, collector = self._idle.get(), collectors.get()
         try:
             for start in range(0, len(images), self._pass_images):
                 taken = images[start : start + self._pass_images]
                 place = (first_image + start, len(taken))
                 forward.run(taken, lambda first, regions, place=place: collector.count(Seen(first, regions, *place)))
         finally:
-            self._idle.put((forward, collector))
+            collectors.put(collector)
+            self._idle.put(forward)
         return len(images)
 
     def finish(self) -> list[Histogram]:
         """Return the histograms by region; see Stream."""
         if self._waiting:
-            self._submit(np.concatenate(self._waiting))
+            images = np.concatenate(self._waiting)
+            self._submit_all(images, self._whole_passes(-(-len(images) // self._threads)))
         self._waiting = []
         while self._running:
-            self.images += self._running.popleft().result()
-        first, *others = (collector.histograms() for collector in self._collectors)
-        for other in others:
-            first = [merge_mergeable(a, b) for a, b in zip(first, other, strict=True)]
-        return list(first)
+            self._take()
+        return list[Histogram](self._merged(self._stretch))
 
     def close(self) -> None:
         """Drop what has not begun and wait for the rest."""

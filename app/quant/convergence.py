@@ -16,8 +16,9 @@ FIRST_LOOK_IMAGES = 16
 class Convergence:
     """Looks at an observation as it grows; `methods` are the ones whose thresholds must stand still.
 
-    `curve` has a point for every look but the first: {"images", "drift", "tensor", "method"}, the largest
-    |amax / earlier amax - 1| of any tensor by any method. drift is None where a tensor that was all zeros came alive.
+    `curve` has a point for every look but the first: {"since", "images", "drift", "tensor", "method"}, from so many to so
+    many images the largest |amax / earlier amax - 1| of any tensor by any method. drift is None where a tensor that was
+    all zeros came alive.
     """
 
     methods: Sequence[str]
@@ -25,19 +26,20 @@ class Convergence:
     fraction: float
     curve: list[dict[str, Any]] = field(default_factory=list)
     _earlier: list[Table] = field(default_factory=list)
+    _images: int = 0
 
     def look(self, observation: Observation) -> bool:
         """Return whether no amax moved by more than the fraction since the last look; False at the first."""
         tables = [table_from_observation(observation, method, self.percentile) for method in self.methods]
         pairs = zip(self._earlier, tables, strict=True) if self._earlier else ()
         moves = [_largest_move(earlier, table) for earlier, table in pairs]
+        since, self._images = self._images, observation.images
         self._earlier = tables
         if not moves:
             return False
         drift, tensor, method = max(moves, key=lambda move: move[0])
-        self.curve.append(
-            {"images": observation.images, "drift": drift if math.isfinite(drift) else None, "tensor": tensor, "method": method}
-        )
+        told = {"drift": drift if math.isfinite(drift) else None, "tensor": tensor, "method": method}
+        self.curve.append({"since": since, "images": observation.images} | told)
         return drift <= self.fraction
 
 

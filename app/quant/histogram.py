@@ -108,15 +108,20 @@ def fold_side(side: Side, exponent: int) -> Side:
     """Return side with bins of 2**exponent, no finer than its own."""
     shift = min(exponent - side.exponent, 13)
     if shift == 0:
-        return replace(side, exponent=exponent)
+        return side
     counts = np.zeros(SIDE_BINS, np.int64)
     counts[: SIDE_BINS >> shift] = side.counts.reshape(-1, 1 << shift).sum(axis=1)
     return Side(exponent, counts)
 
 
+_NOTHING = np.zeros(SIDE_BINS, np.int64)
+_NOTHING.flags.writeable = False
+_EMPTY_SIDE = Side(MIN_EXPONENT, _NOTHING)
+
+
 def empty_side() -> Side:
-    """Return a side that counted nothing."""
-    return Side(MIN_EXPONENT, np.zeros(SIDE_BINS, np.int64))
+    """Return a side that counted nothing, always the same; its counts cannot be changed."""
+    return _EMPTY_SIDE
 
 
 def empty_mergeable() -> MergeableHistogram:
@@ -141,6 +146,8 @@ def merge_mergeable(a: MergeableHistogram, b: MergeableHistogram) -> MergeableHi
 
 
 def _merge_sides(a: Side, b: Side) -> Side:
+    if a is _EMPTY_SIDE or b is _EMPTY_SIDE:
+        return b if a is _EMPTY_SIDE else a
     exponent = max(a.exponent, b.exponent)
     return Side(exponent, fold_side(a, exponent).counts + fold_side(b, exponent).counts)
 

@@ -19,6 +19,7 @@ from app.quant.histogram import (
     MergeableHistogram,
     Side,
     TensorrtHistogram,
+    empty_side,
     merge_mergeable,
 )
 
@@ -79,8 +80,15 @@ def observation_to_bytes(observation: Observation) -> bytes:
 
 def _rows(histogram: Histogram) -> list[Counts]:
     if isinstance(histogram, TensorrtHistogram):
-        return [np.trim_zeros(histogram.counts, "b")]
-    return [np.trim_zeros(side.counts, "b") for side in (histogram.positive, histogram.negative)]
+        return [_trimmed(histogram.counts)]
+    return [_trimmed(side.counts) for side in (histogram.positive, histogram.negative)]
+
+
+def _trimmed(row: Counts) -> Counts:
+    # np.trim_zeros takes ten times as long.
+    is_used = row[::-1] != 0
+    place = int(is_used.argmax())
+    return row[: row.size - place] if is_used[place] else row[:0]
 
 
 def _facts(histogram: Histogram) -> dict[str, Any]:
@@ -124,7 +132,7 @@ def _parse_rows(content: bytes, offset: int, shapes: list[list[Any]]) -> Iterato
         _require(_is_count(size) and size <= SIDE_BINS and kind in _COUNT_TYPES, "bad counts")
         stop = offset + size * np.dtype(kind).itemsize
         _require(stop <= len(content), "truncated counts")
-        rows.append(np.frombuffer(content[offset:stop], kind).astype(np.int64))
+        rows.append(np.frombuffer(content, kind, size, offset))
         offset = stop
     _require(offset == len(content), "bytes after the end")
     return iter(rows)
@@ -132,10 +140,14 @@ def _parse_rows(content: bytes, offset: int, shapes: list[list[Any]]) -> Iterato
 
 def _parse_mergeable(facts: dict[str, Any], rows: Iterator[Counts]) -> MergeableHistogram:
     count, minimum, maximum = _parse_facts(facts)
-    sides = [Side(exponent, _padded(next(rows, _MISSING), SIDE_BINS)) for exponent in facts["exponents"]]
+    sides = [_parse_side(exponent, next(rows, _MISSING)) for exponent in facts["exponents"]]
     _require(all(MIN_EXPONENT <= side.exponent <= MAX_EXPONENT for side in sides), "bad exponent")
     _require(len(sides) == 2 and sum(int(side.counts.sum()) for side in sides) == count, "counts do not add up")
     return MergeableHistogram(count, minimum, maximum, *sides)
+
+
+def _parse_side(exponent: int, row: Counts) -> Side:
+    return empty_side() if exponent == MIN_EXPONENT and not row.size else Side(exponent, _padded(row, SIDE_BINS))
 
 
 def _parse_tensorrt(facts: dict[str, Any], rows: Iterator[Counts]) -> TensorrtHistogram:
@@ -154,8 +166,11 @@ def _parse_facts(facts: dict[str, Any]) -> tuple[int, float, float]:
 
 
 def _padded(row: Counts, bins: int) -> Counts:
-    _require(row.size <= bins and (row >= 0).all(), "bad counts")
-    return np.concatenate((row, np.zeros(bins - row.size, np.int64)))
+    _require(row.size <= bins, "bad counts")
+    padded = np.zeros(bins, np.int64)
+    padded[: row.size] = row
+    _require(row.itemsize < 8 or (padded >= 0).all(), "bad counts")
+    return padded
 
 
 def _is_count(value: object) -> bool:

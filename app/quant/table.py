@@ -11,6 +11,7 @@ import numpy as np
 
 from app.errors import TableProblem, TableScaleInvalid
 from app.quant.observation import Observation
+from app.quant.thresholds import compute_amax, is_dead, parse_method
 
 #: float32 scales below this are denormal or zero, above it HAZARDS calls them poison; either is refused.
 MIN_SCALE = float(np.finfo(np.float32).tiny) / 2
@@ -40,9 +41,6 @@ class Table:
 
 def table_from_observation(observation: Observation, method: str, percentile: float = 99.99) -> Table:
     """Return the table of one method: entropy, minmax, percentile (in (0, 100]) or mse. No forward pass is needed."""
-    # numba takes half a second to import, which readers of stored tables need not pay.
-    from app.quant.thresholds import compute_amax, is_dead, parse_method
-
     chosen = parse_method(method)
     dead = tuple(sorted(name for name, histogram in observation.histograms.items() if is_dead(histogram)))
     live = sorted(observation.histograms.keys() - set(dead))

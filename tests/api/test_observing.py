@@ -134,6 +134,21 @@ def test_converge_is_told_on_table_and_report(http: httpx.Client) -> None:
     assert "not_converged" in restless["warnings"]
 
 
+def test_how_far_thresholds_moved_is_told_of_every_calibration(http: httpx.Client) -> None:
+    name = "drifting"
+    http.put(f"/v1/datasets/{name}", content=zip_of({path: FILES[path] for path in PATHS[100:164]}))
+    job = succeeded(run(http, {"dataset": name, "calibration": {"method": "minmax"}}))
+    drift = http.get(f"/v1/tables/{job['table_id']}").json()["drift"]
+    assert http.get(job["report_url"]).json()["drift"] == drift
+    last = drift["points"][-2:]
+    assert {(point["images"], point["method"]) for point in last} == {(64, "minmax"), (64, "percentile")}
+    http.patch(f"/v1/datasets/{name}", content=tar_of({path: FILES[path] for path in PATHS[164:170]}))
+    more = succeeded(run(http, spec_on(name)))
+    grown = http.get(f"/v1/tables/{more['table_id']}").json()["drift"]["points"]
+    assert grown[:-2] == drift["points"]
+    assert {(point["since"], point["images"]) for point in grown[-2:]} == {(64, 70)}
+
+
 def test_a_model_is_prepared_once_and_again_where_that_was_damaged(http: httpx.Client, server: RunningServer) -> None:
     told = []
     for number in range(3):

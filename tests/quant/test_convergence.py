@@ -33,11 +33,11 @@ def test_a_tensor_that_comes_alive_moves_infinitely() -> None:
     convergence = Convergence(["minmax"], 99.99, 0.5)
     convergence.look(observation(16, a=[0.0], b=[1.0]))
     assert not convergence.look(observation(32, a=[0.1], b=[1.0]))
-    assert convergence.curve == [{"images": 32, "drift": None, "tensor": "a", "method": "minmax"}]
+    assert convergence.curve == [{"since": 16, "images": 32, "drift": None, "tensor": "a", "method": "minmax"}]
 
 
 def test_tensors_that_stay_zero_do_not_move() -> None:
     convergence = Convergence(["minmax"], 99.99, 0.5)
     convergence.look(observation(16, a=[0.0]))
     assert convergence.look(observation(32, a=[0.0]))
-    assert convergence.curve == [{"images": 32, "drift": 0.0, "tensor": None, "method": "minmax"}]
+    assert convergence.curve == [{"since": 16, "images": 32, "drift": 0.0, "tensor": None, "method": "minmax"}]

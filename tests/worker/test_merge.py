@@ -33,6 +33,8 @@ def test_shards_give_the_bytes_of_one_pass(tmp_path: Path, shards: int) -> None:
     report = observe_shards(request_on(dataset, tmp_path / "merged"), shards)
     assert (tmp_path / "merged").read_bytes() == whole
     assert (report["images"], report["shards"], report["skipped"]) == (40, shards, [])
+    looks = [point["images"] for point in report["drift"]["points"] if point["method"] == "minmax"]
+    assert looks == {2: [40], 3: [26, 40], 7: [11, 22, 40]}[shards]
 
 
 def test_shards_of_the_added_images(tmp_path: Path) -> None:

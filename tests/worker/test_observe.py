@@ -6,6 +6,10 @@ from typing import Any
 import pytest
 
 from app.errors import ImageCorrupt
+from app.inputs.listing import spread_order
+from app.quant.observation import observation_from_bytes
+from app.quant.table import Table, compute_drift, table_from_observation
+from app.worker.steps.drift import METHODS
 from app.worker.steps.observe import observe
 from tests.worker.observing import DIGITS, ignore, observed, request_on, store_dataset
 
@@ -54,3 +58,39 @@ def test_the_share_of_bad_images_is_one_of_all(tmp_path: Path, known: dict[str, 
     for request in (strict, merging(strict, known, tmp_path / "out")):
         with pytest.raises(ImageCorrupt):
             observe(request, ignore)
+
+
+@pytest.mark.parametrize("batch_size", [1, 50])
+def test_drift_is_told_from_eighth_to_whole_whatever_the_batches(tmp_path: Path, batch_size: int) -> None:
+    order = spread_order(PATHS[:150])
+    dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in order})
+    report = observe(request_on(dataset, tmp_path / "out", batch_size=batch_size), ignore)
+    points = [(point["since"], point["images"], point["method"], point["drift"]) for point in report["drift"]["points"]]
+    counts = sorted({images for point in points for images in point[:2]})
+    assert (len(points), counts[-1]) == (6, 150)
+    assert all(150 / share <= count < 150 / share + 16 for share, count in zip((8, 4, 2), counts, strict=False))
+    tables = {count: tables_of_first(tmp_path / str(count), order[:count]) for count in counts}
+    for since, images, method, drift in points:
+        assert drift == max(compute_drift(tables[since][method], tables[images][method]).values())
+
+
+def tables_of_first(folder: Path, paths: list[str]) -> dict[str, Table]:
+    folder.mkdir()
+    dataset = store_dataset(folder, {path: DIGITS[path] for path in paths})
+    observation = observation_from_bytes(observed(request_on(dataset, folder / "out")))
+    return {method: table_from_observation(observation, method) for method in METHODS}
+
+
+def test_drift_of_known_images_goes_on(tmp_path: Path, known: dict[str, str]) -> None:
+    dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:60]})
+    told = [{"images": 20}]
+    request = merging(request_on(dataset, tmp_path / "scratch"), known | {"drift": {"points": told}}, tmp_path / "merged")
+    first, *points = observe(request, ignore)["drift"]["points"]
+    assert first == told[0]
+    assert [(point["since"], point["images"], point["method"]) for point in points] == [(20, 60, name) for name in METHODS]
+    assert all(point["drift"] > 0 for point in points)
+
+
+def test_no_drift_is_told_where_the_order_of_images_matters(tmp_path: Path) -> None:
+    dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:20]})
+    assert observe(request_on(dataset, tmp_path / "out", grid="tensorrt"), ignore)["drift"] is None

@@ -22,7 +22,7 @@ CHOOSE_STEP = "app.worker.steps.choose:choose"
 #: An amax that only one table has counts as this: JSON knows no infinity.
 _MAX_DRIFT = 1e9
 #: Of what the step derive answers, a table keeps these.
-_TOLD = ("tensors", "dead", "skipped", "images", "converge")
+_TOLD = ("tensors", "dead", "skipped", "images", "converge", "drift")
 
 
 def find_or_derive(run: Run) -> TableRow:
@@ -90,7 +90,7 @@ def _derive(run: Run, key: str, method: str) -> TableRow:
         "spec": run.job.spec.model_dump(mode="json"),
         "out": str(folder),
     }
-    told: dict[str, Any] = {name: observation.report.get(name) for name in ("skipped", "images", "converge")}
+    told: dict[str, Any] = {name: observation.report.get(name) for name in ("skipped", "images", "converge", "drift")}
     answer = run.child(DERIVE_STEP, request) | told
     rows = {name: _save(run, keys.derived_table_key(run.job, name), name, folder / name, answer) for name in answer["methods"]}
     row = _choose(run, key, request, rows) if method == "auto" else rows[method]

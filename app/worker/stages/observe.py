@@ -90,9 +90,10 @@ def _request(run: Run, known: Known | None) -> dict[str, Any]:
     }
 
 
-def _known_files(run: Run, known: Known) -> dict[str, str]:
+def _known_files(run: Run, known: Known) -> dict[str, Any]:
     fetch = run.worker.blobs.fetch
-    return {"observation": str(fetch(known.row.body)), "listing": str(fetch(known.row.facts["listing"]))}
+    files = {"observation": str(fetch(known.row.body)), "listing": str(fetch(known.row.facts["listing"]))}
+    return files | {"drift": known.row.report.get("drift")}
 
 
 def _find_known(run: Run) -> Known | None:

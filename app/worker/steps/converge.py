@@ -21,7 +21,7 @@ def observe_converging(
 
     converged: whether a doubling moved no amax by more than `fraction` · images: how many were counted · of: how many
     there were · taken: how many were looked at, skipped ones included · methods: whose thresholds were watched ·
-    curve: [{images, drift, tensor, method}], see `Convergence`. Raises what `observe` raises.
+    curve: [{since, images, drift, tensor, method}], see `Convergence`. Raises what `observe` raises.
     """
     assert calibration.converge is not None
     methods = list(DERIVED_METHODS) if calibration.method == "auto" else [calibration.method]

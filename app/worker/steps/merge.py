@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ImageCorrupt
-from app.quant.observation import observation_to_bytes
+from app.quant.observation import Observation, observation_to_bytes
+from app.worker.steps.drift import Drift, look_at
 from app.worker.steps.observe import merge_all, read_observation
 
 
@@ -23,7 +24,8 @@ def merge(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
         raise ImageCorrupt(count=count, names=skipped)
     paths = [path for path in request["parts"] if Path(path).exists()]
     known = [read_observation(request["known"]["observation"])] if request["known"] else []
-    observation = merge_all(known + [read_observation(path) for path in paths])
+    drift = Drift()
+    observation = _merged(known, paths, drift)
     Path(request["out"]).write_bytes(observation_to_bytes(observation))
     report({"log": f"merged {len(paths)} shards of {observation.images} images"})
     return reports[0] | {
@@ -33,4 +35,15 @@ def merge(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
         "skipped_count": count,
         "seconds": max(part["seconds"] for part in reports),
         "shards": len(reports),
+        "drift": drift.facts((request["known"] or {}).get("drift")),
     }
+
+
+def _merged(known: list[Observation], paths: list[str], drift: Drift) -> Observation:
+    """Return the observation of all; drift is told after every doubling of the shards, or of known images and of all."""
+    parts = [read_observation(path) for path in paths]
+    doublings = [1 << power for power in range(len(parts).bit_length()) if 1 << power < len(parts)]
+    look_at(drift, known or [merge_all(parts[:count]) for count in doublings])
+    merged = merge_all(known + parts)
+    look_at(drift, [merged])
+    return merged

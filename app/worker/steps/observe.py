@@ -7,12 +7,14 @@ from typing import Any
 
 from app.errors import CalibrationNonfinite, DatasetTooSmall
 from app.inputs.batches import Batches
+from app.inputs.listing import spread_order
 from app.observers.observing import observe_all
 from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
 from app.spec import CalibrationSpec, JobSpec
+from app.worker.steps.drift import Drift, look_at
 from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
-from app.worker.steps.observer import open_observer
+from app.worker.steps.observer import Watch, open_observer
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -24,10 +26,12 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds", ...}.
 
     request: {"prepared": {"folder", "model", "tensors"} from the step prepare, "dataset": {"listing", "packs"}, "spec":
-    JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "listing": path} of a part of the images,
-    or None, "part": [number, parts] or None, "observer": "onnxruntime" or "tensorrt"}.
-    Images that are known are not run again; their histograms are merged with the rest. Of a part (a contiguous one of
-    the images to run) the histograms are written alone, for the step merge; nothing where all of it was skipped.
+    JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "listing": path, "drift"} of a part of the
+    images, or None, "part": [number, parts] or None, "observer": "onnxruntime" or "tensorrt"}.
+    Images that are known are not run again; their histograms are merged with the rest. Of a part of the
+    images to run the histograms are written alone, for the step merge; nothing where all of it was skipped.
+    On the mergeable grid, where the order of the images changes nothing, they are run spread evenly, so that the first
+    half of them is like the other half: `drift` tells how far thresholds moved, see `Drift`; of known images to all.
     Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
     """
     began = time.monotonic()
@@ -35,15 +39,18 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     assert spec.calibration is not None
     every = calibration_files(request["dataset"]["listing"], spec.calibration)
     known = request["known"]
-    files = select_part(added_files(every, known["listing"]) if known else every, request["part"])
+    files = select_part(_in_order(added_files(every, known["listing"]) if known else every, spec.calibration), request["part"])
     tensors = request["prepared"]["tensors"]
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
     batches = open_batches(request, request["dataset"], _selection(files, len(every), spec.calibration))
-    observed, converge = _observe(request, batches, report)
+    drift = Drift() if _is_spread(spec.calibration) and not request["part"] else None
+    observed, converge = _observe(request, batches, report, drift.look if drift and not known else None)
     earlier = read_observation(known["observation"]) if known and not request["part"] else None
     parts = [part for part in (earlier, observed) if part is not None]
     if parts or not request["part"]:
-        Path(request["out"]).write_bytes(observation_to_bytes(merge_all(parts)))
+        merged = merge_all(parts)
+        Path(request["out"]).write_bytes(observation_to_bytes(merged))
+        look_at(drift, [earlier, merged] if earlier else [merged])
     return {
         "images": sum(part.images for part in parts),
         "known": earlier.images if earlier else 0,
@@ -51,6 +58,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "skipped_count": len(batches.skipped),
         "allowed_bad": batches.allowed_bad,
         "converge": converge,
+        "drift": drift.facts(known.get("drift") if known else None) if drift else None,
         "tensors": len(tensors),
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -59,6 +67,14 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
 def read_observation(path: str) -> Observation:
     """Return a stored observation. Raises CalibrationProblem where it is damaged."""
     return observation_from_bytes(Path(path).read_bytes())
+
+
+def _is_spread(calibration: CalibrationSpec) -> bool:
+    return calibration.grid == "mergeable" and calibration.converge is None
+
+
+def _in_order(files: list[Entry], calibration: CalibrationSpec) -> list[Entry]:
+    return spread_order(files) if _is_spread(calibration) else files  # with converge they are spread already
 
 
 def select_part(files: list[Entry], part: list[int] | None) -> list[Entry]:
@@ -90,9 +106,11 @@ def _selection(files: list[Entry], of: int, calibration: CalibrationSpec) -> Sel
     return Selection(files, of, None if calibration.converge is None else FIRST_LOOK_IMAGES)
 
 
-def _observe(request: dict[str, Any], batches: Batches, report: Report) -> tuple[Observation | None, dict[str, Any] | None]:
+def _observe(
+    request: dict[str, Any], batches: Batches, report: Report, watch: Watch | None
+) -> tuple[Observation | None, dict[str, Any] | None]:
     calibration = CalibrationSpec.model_validate(request["spec"]["calibration"])
-    observer = open_observer(request, batches.images, report)
+    observer = open_observer(request, batches.images, report, watch)
     try:
         if calibration.converge is not None:
             from app.worker.steps.converge import observe_converging  # searches thresholds, which loads numba

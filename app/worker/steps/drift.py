@@ -1,0 +1,37 @@
+"""How far thresholds still moved as the images became more: told of every calibration on the mergeable grid."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from app.quant.convergence import Convergence
+from app.quant.observation import Observation
+
+#: These need no search, which would take longer than the counting of few images (and numba, which is 100 MB).
+METHODS = ("minmax", "percentile")
+#: Not the job's own: an observation serves jobs with any.
+PERCENTILE = 99.99
+
+
+class Drift:
+    """Looks at an observation as it grows; each method is watched by itself."""
+
+    def __init__(self) -> None:
+        self._watched = [Convergence([method], PERCENTILE, fraction=0.0) for method in METHODS]
+
+    def look(self, observation: Observation) -> None:
+        """Note how far each method's amaxes moved since the last look."""
+        for convergence in self._watched:
+            convergence.look(observation)
+
+    def facts(self, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return {"percentile", "points": those of earlier facts, then one a look and method, as `Convergence` has them}."""
+        points = [point for convergence in self._watched for point in convergence.curve]
+        known = earlier["points"] if earlier else []
+        return {"percentile": PERCENTILE, "points": known + sorted(points, key=lambda point: point["images"])}
+
+
+def look_at(drift: Drift | None, observations: Iterable[Observation]) -> None:
+    """Have drift, if any, look at these one after the other."""
+    if drift is not None:
+        for observation in observations:
+            drift.look(observation)
