@@ -19,7 +19,7 @@ _LOST_LINES = "; were its line ends lost? curl needs --data-binary @FILE, not -d
 _HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9]{1,40})")
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,2})\.([0-9]{1,2})(?:\.[0-9]{1,9})?")
 _HEX = re.compile(r"[0-9a-fA-F]{8}")
-#: TensorRT prints hex digits without leading zeros; of all scales that it writes only this one has any.
+#: As TensorRT prints it, without leading zeros, and as tools write it that keep them.
 _ZERO = ("0", "00000000")
 
 

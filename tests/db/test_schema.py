@@ -9,11 +9,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from app.db import jobs, uploads, workers
+from app.db import jobs, results, uploads, workers
 from app.db.database import Database, clock
 from app.db.jobs import Fence
 from app.db.migrate import migrate
-from app.db.rows import Base, JobRow, ModelRow, WorkerRow, new_id
+from app.db.rows import Base, JobRow, ModelRow, TableRow, WorkerRow, new_id
 from app.errors import DatabaseUnavailable
 from tests.services import running_postgres
 
@@ -154,3 +154,35 @@ def test_patient_database_waits_for_a_long_lock(tmp_path: Path) -> None:
         assert clock(session) > 0
     release.join()
     holder.close()
+
+
+def test_the_last_import_is_found_among_those_of_the_same_weights(database: Database) -> None:
+    with database.transaction() as session:
+        model = uploads.save_upload(session, ModelRow(name="m", digest=new_id("d"), files=[], facts={}, bytes=0))[0]
+        model_id, digest = model.id, model.digest
+
+    def save(body: str, equalizer: str | None) -> str:
+        facts = {"equalizer": equalizer} if body != "old" else {}  # as rows from before had none
+        row = TableRow(
+            key=new_id(body),
+            origin="imported",
+            method="minmax",
+            model_id=model_id,
+            observation_key=None,
+            body=body,
+            facts=facts,
+        )
+        with database.transaction() as session:
+            return results.save_imported_table(session, row).id
+
+    old, plain, even = save("old", None), save("plain", None), save("even", "cross-layer/1")
+
+    def last(equalizer: str | None) -> str | None:
+        with database.reading() as session:
+            row = results.find_imported_table(session, digest, equalizer)
+            return row.id if row else None
+
+    assert (last(None), last("cross-layer/1"), last("by hand")) == (plain, even, None)
+    with database.transaction() as session:
+        results.save_imported_table(session, results.get_table(session, old))
+    assert last(None) == old

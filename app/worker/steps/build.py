@@ -36,7 +36,7 @@ def build(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
 
 def _build_request(engine: EngineSpec, request: dict[str, Any]) -> BuildRequest:
     float_type: FloatType = request["float_type"]
-    cache = _write_cache(request) if request["table"] else None
+    cache = write_cache(request) if request["table"] else None
     model = Path(request["model"])
     return BuildRequest(
         # Implicit quantization knows tensors by the names that the model came with, so it is built as it came.
@@ -63,8 +63,11 @@ def _prepared(model: Path, out: Path) -> Path:
     return out
 
 
-def _write_cache(request: dict[str, Any]) -> Path:
-    """Return TRT cache text of the table: TensorRT's own where it wrote it, with the constants that it knows besides."""
+def write_cache(request: dict[str, Any]) -> Path:
+    """Return the file with TRT cache text of the request's table: TensorRT's own where it wrote it, else with constants.
+
+    An imported table's constants are those that came with it, `kept`; others are measured on the model.
+    """
     if request["native_cache"]:
         return Path(request["native_cache"])
     path = Path(request["out"] + ".cache")
