@@ -21,7 +21,7 @@ EXCLUDER_VERSION = 2
 EQUALIZER = "cross-layer/1"
 
 #: Bias correction and weight rounding look at so many of the calibration images.
-TUNE_IMAGES = 32
+TUNE_IMAGES = 64
 
 #: Names, whose digests are in the key instead, and what decides when a job runs but not what it does.
 _NOT_IN_JOB_KEY: Any = {

@@ -101,10 +101,10 @@ class Comparison:
         """Return the report.
 
         images, labelled: how many · classification_output: the first 2-D float output with two columns or more, null
-        without one · agreement: share of images with the same top-1 class, null without that output · expected_agreement: the share
-        to expect of other images like these, see `margins` · accuracy_fp32,
-        accuracy_int8, accuracy_drop (fp32 minus int8): share of labelled images, null without labels or where a label
-        is no class · mean_error: of the classification output, else of all · outputs: {name: {cosine, sqnr_db,
+        without one · agreement: share of images with the same top-1 class, null without that output ·
+        expected_agreement: the share to expect of other images like these, see `margins` · accuracy_fp32, accuracy_int8,
+        accuracy_drop (fp32 minus int8): share of labelled images, null without labels or where a label is no class ·
+        mean_error: of the classification output, else of all · outputs: {name: {cosine, sqnr_db,
         mean_error, max_error}}, sqnr_db = 10 log10(sum r^2 / sum (r - t)^2), null where there is no error ·
         warnings: accuracy_low, labels_outside.
 

@@ -84,7 +84,7 @@ def test_tuning_is_told_and_brings_the_outputs_nearer(http: httpx.Client) -> Non
         "/6/d/d.2/Clip_output_0",
         "/7/d/d.2/Clip_output_0",
     ]
-    assert quantize_of(http, tuned)["tuned"] == {"images": 32, "rounded": 7, "corrected": 7, "left": []}
+    assert quantize_of(http, tuned)["tuned"] == {"images": 64, "rounded": 7, "corrected": 7, "left": []}
     before, after = report_of(http, plain), report_of(http, tuned)
     assert after["outputs"]["output"]["sqnr_db"] > before["outputs"]["output"]["sqnr_db"] + 2
     for report in (before, after):

@@ -18,7 +18,7 @@ _BATCH = 2
 
 
 def learn(pair: QuantizedPair, request: dict[str, Any], report: Report, known: Known) -> Learned:
-    """Return what up to 32 of the calibration images say, spread evenly over the sorted paths; see `Tuner.learn` for `known`.
+    """Return what up to 64 of the calibration images say, spread evenly over the sorted paths; see `Tuner.learn` for `known`.
 
     request: {"dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits}. Raises EngineProblem, ImageCorrupt.
     """
