@@ -113,7 +113,9 @@ def report_document(report: dict[str, Any], table: TableRow | None, engine: Engi
 
 
 def _built(row: EngineRow) -> dict[str, Any]:
-    """Return size and layers of an engine; `not_int8`: who decided (the quantizer, or the runtime that was asked) and why."""
+    """Return size and layers of an engine; `not_int8`: who decided (the quantizer, or the runtime that was asked) and why;
+    `channels`: what the weights alone say of INT8, see `report_channels`.
+    """
     layers, quantized = dict(row.facts.get("layers") or {}), row.facts.get("quantize") or {}
     refused = [node | {"decided_by": row.backend} for node in layers.pop("refused", [])]
     kept = [node | {"decided_by": "quantizer"} for node in quantized.get("kept_float", [])]
@@ -127,6 +129,7 @@ def _built(row: EngineRow) -> dict[str, Any]:
         "layers": layers or None,
         "asked_int8": len(quantized["quantized"]) if quantized else 0,
         "multiply_adds_int8": quantized.get("multiply_adds_int8"),
+        "channels": quantized.get("channels", []),
         "not_int8": refused + kept,
     }
 

@@ -4,6 +4,7 @@ import asyncio
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,8 @@ _TIMEOUT_SECONDS = 4 * 3600
 class Options:
     """Plain and ours are measured `runs` times each, in turns; other calibrators once, or not.
 
-    nvidia-modelopt asks for older onnx and onnxruntime than we do, so it lives in an environment of its own:
-    `modelopt_python` is the interpreter there.
+    nvidia-modelopt may live in an environment of its own, for it may ask for other versions of onnx and onnxruntime:
+    `modelopt_python` is the interpreter there; by default ours, where it is installed (extra `bench`).
     """
 
     runs: int = 3
@@ -56,7 +57,9 @@ class Bench:
         python = request.pop("python", sys.executable)
         request["subject"] = self.subject.to_json()
         call = ChildCall(f"app.bench.{step}", request, "bench", _TIMEOUT_SECONDS, python=python)
-        return asyncio.run(run_child(call))
+        began = time.perf_counter()
+        measured = asyncio.run(run_child(call))
+        return measured | {"process_seconds": time.perf_counter() - began}
 
     def observe(self, out: str, images: int | None = None, known: str | None = None) -> dict[str, Any]:
         """Measure our calibration with what `prepare` left."""
@@ -72,7 +75,8 @@ def bench_calibrate(wanted: Wanted, options: Options, say: Callable[[str], None]
     plain, ours: medians of {start_seconds, seconds, peak_bytes}; plain also its setting · ratio: ours / plain, of the
     images alone · ratio_with_start: with the loading of the model, ours with its preparation · memory_ratio: while observing ·
     prepare_memory_ratio: of the process that prepares a model once ·
-    search_milliseconds: {method: a tensor} · added_share: cost of 5 % more images / ours, with start · others: {name:
+    search_milliseconds: {method: a tensor} · added_share: cost of 5 % more images / ours, with start ·
+    added_process_share: the same of the processes from their start to their end, as a worker waits for them · others: {name:
     {..., ratio, agreement} or {"failed": why}}. Raises Problem.
     """
     with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
@@ -107,6 +111,7 @@ def _measured(bench: Bench) -> dict[str, Any]:
         "prepare_memory_ratio": ours["prepare_peak_bytes"] / plain["peak_bytes"],
         "search_milliseconds": search["milliseconds"],
         "added_share": _total(added) / _total(ours),
+        "added_process_share": added["process_seconds"] / (prepared["process_seconds"] + observed["process_seconds"]),
         "others": _others(bench, plain, search["amax"]),
     }
 
@@ -131,7 +136,7 @@ def _compared(measured: dict[str, Any], plain: dict[str, Any], amax: dict[str, f
 
 
 def _median(measured: list[dict[str, Any]]) -> dict[str, float]:
-    names = ("start_seconds", "seconds", "peak_bytes")
+    names = ("start_seconds", "seconds", "peak_bytes", "process_seconds")
     return {name: statistics.median(each[name] for each in measured) for name in names}
 
 

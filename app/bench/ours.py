@@ -12,6 +12,7 @@ from app.observers.prepared import read_prepared
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
 from app.quant.table import table_from_observation
 from app.spec import DERIVED_METHODS
+from app.worker.steps.drift import Drift, look_at
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -28,12 +29,15 @@ def observe(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     prepared = read_prepared(Path(request["prepared"]))
     known = _read(request["known"]) if request["known"] else None
     load_kernel("count_mergeable")
-    with Observer(prepared, ObserverSpec()) as observer:
+    drift = Drift()
+    watching = ObserverSpec(total_images=request["images"] or subject.count, watch=None if known else drift.look)
+    with Observer(prepared, watching) as observer:
         meter.started()
         for batch in subject.batches(_BATCH, 0, request["images"]):
             observer.add(batch)
         observation = observer.observation()
     merged = merge_observations(known, observation) if known else observation
+    look_at(drift, [known, merged] if known else [merged])
     Path(request["out"]).write_bytes(observation_to_bytes(merged))
     return meter.ended() | {"tensors": len(prepared.plan.views), "images": observation.images}
 

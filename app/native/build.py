@@ -10,10 +10,9 @@ import llvmlite.binding as llvm
 from numba import njit
 
 from app.native.elf import LinkError, link_object
-from app.native.kernel import save_code
+from app.native.kernel import CANNOT_STAND_ALONE, save_code
 
 _ENTRY = "kernel"
-_CANNOT_STAND_ALONE = 3
 _INTERNAL, _EXTERNAL = "internal", "external"
 
 
@@ -66,7 +65,7 @@ def main() -> None:
         code, entry = build_code(getattr(kernels, name), kernels.SIGNATURES[name])
     except LinkError as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(_CANNOT_STAND_ALONE)
+        sys.exit(CANNOT_STAND_ALONE)
     save_code(Path(out), code, entry)
 
 

@@ -2,7 +2,8 @@
 
 numba and LLVM cost 100 MB of memory and half a second in every process that imports them, more than the counting of a
 small data set; the code of a kernel is 6 KB. It is compiled once for each CPU, version and source, in a process of its
-own. Where the code cannot stand alone (another CPU architecture) numba compiles it in this process, with the same result.
+own. Where the code cannot stand alone (another CPU architecture) numba compiles it in this process, with the same result;
+that it cannot is kept beside the code, so that it is tried once for a machine.
 """
 
 import ctypes
@@ -31,6 +32,8 @@ Kernel = Callable[..., int]
 _PROT_READ, _PROT_EXEC = 1, 4
 _LOADING = threading.Lock()
 _DIGEST_BYTES, _ENTRY_BYTES = 32, 8
+#: The builder's exit code where the code needs more than the linker does, which trying again would not change.
+CANNOT_STAND_ALONE = 3
 
 
 def load_kernel(module: str, name: str, arguments: int) -> Kernel:
@@ -79,18 +82,38 @@ def save_code(path: Path, code: bytes, entry: int) -> None:
 
 
 def _build(module: str, name: str, path: Path) -> bytes | None:
-    """Return the kernel's code, built unless another process just did; None where it cannot stand alone, and why is said."""
+    """Return the kernel's code, built unless another process did; None where it cannot be, and why is said."""
+    refusal = path.with_suffix(".refused")
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (body := _read(path)) is not None:
             return body
-        command = [sys.executable, "-P", "-m", "app.native.build", module, name, str(path)]
-        done = subprocess.run(command, capture_output=True, check=False, text=True)
-    body = _read(path)
-    if body is None:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        log.warning("numba compiles the kernel %s in this process: its code cannot be kept (%s)", name, reason)
-    return body
+        reason = _reason(refusal) or _compile(module, name, path)
+    if reason is None:
+        return _read(path)
+    log.warning("numba compiles the kernel %s in every process: its code cannot be kept (%s)", name, reason)
+    return None
+
+
+def _compile(module: str, name: str, path: Path) -> str | None:
+    """Write the kernel's code to path; return why it could not be, kept beside it where another try would end the same."""
+    command = [sys.executable, "-P", "-m", "app.native.build", module, name, str(path)]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    if not done.returncode:
+        return None
+    reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    if done.returncode == CANNOT_STAND_ALONE:
+        path.with_suffix(".refused").write_text(f"{reason}\n", encoding="utf-8")
+    return reason
+
+
+def _reason(refusal: Path) -> str | None:
+    """Return why the kernel cannot be built here, None where that is not known. Its name holds versions, source and CPU."""
+    try:
+        reason = refusal.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return f"{reason}; {refusal} says so, remove it to have it tried again" if reason else None
 
 
 def _read(path: Path) -> bytes | None:

@@ -1,6 +1,7 @@
 """quantize.equalize over HTTP: observed on the equalized model, built from it, judged, and never mixed with the other."""
 
 import io
+from typing import Any
 
 import httpx
 import onnx
@@ -33,7 +34,9 @@ def test_equalized_engine_is_nearer_to_the_model(http: httpx.Client, spec: dict[
     assert errors[1] < errors[0] / 2
     quantize = http.get(f"/v1/engines/{better['engine_id']}").json()["quantize"]
     assert [row["first"] for row in quantize["equalized"]] == ["wide_node", "deep_node"]
-    assert all(row["ratio"] >= 1 for row in quantize["channels"])
+    uneven, even = ({row["weight"]: row["ratio"] for row in channels_of(http, job)} for job in (plain, better))
+    assert quantize["channels"] == channels_of(http, better)
+    assert max(uneven.values()) > 100 > max(even.values()) >= 1
 
 
 def test_equalized_table_stays_with_the_equalized_model(http: httpx.Client, spec: dict[str, object]) -> None:
@@ -45,3 +48,7 @@ def test_equalized_table_stays_with_the_equalized_model(http: httpx.Client, spec
     model = onnx.load(io.BytesIO(http.get(f"/v1/tables/{job['table_id']}/qdq").content))
     names = {tensor.name for tensor in model.graph.initializer}
     assert any("_equalized" in name for name in names)
+
+
+def channels_of(http: httpx.Client, job: dict[str, Any]) -> list[dict[str, Any]]:
+    return http.get(job["report_url"]).json()["engine"]["channels"]

@@ -35,7 +35,7 @@ def test_a_net_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     (net,) = json.loads(capsys.readouterr().out)["nets"]
     assert (net["images"], net["tensors"], net["others"]) == (40, 9, {})
     assert set(net["search_milliseconds"]) == {"minmax", "percentile", "mse", "entropy"}
-    assert min(net["ratio"], net["ratio_with_start"], net["memory_ratio"], net["added_share"]) > 0
+    assert min(net["ratio"], net["ratio_with_start"], net["memory_ratio"], net["added_share"], net["added_process_share"]) > 0
 
 
 def test_images_need_a_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,11 +105,40 @@ def test_what_cannot_stand_alone_is_compiled_here(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(kernel.sys, "executable", "/bin/false")
     function = kernel.find_or_compile.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)
     assert function(*[0] * 5, 0, *[0] * 6) == OK
-    assert "numba compiles the kernel measure_extremes in this process" in caplog.text
+    assert "numba compiles the kernel measure_extremes in every process" in caplog.text
+
+
+def test_what_cannot_stand_alone_is_tried_once_for_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = tmp_path / "tries"
+    builder = tmp_path / "builder"
+    builder.write_text(f"#!/bin/sh\necho x >> {tries}\necho 'not an ELF64 object of x86-64' >&2\nexit 3\n")
+    builder.chmod(0o755)
+    monkeypatch.setattr(kernel, "_folders", lambda: [tmp_path / "kept"])
+    monkeypatch.setattr(kernel.sys, "executable", str(builder))
+    for _ in range(2):
+        function = kernel.find_or_compile.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)
+        assert function(*[0] * 5, 0, *[0] * 6) == OK
+        assert "(not an ELF64 object of x86-64" in caplog.text
+    assert tries.read_text() == "x\n"
+    (refusal,) = (tmp_path / "kept").glob(f"measure_extremes-{kernel._key(MODULE)}.refused")
+    refusal.unlink()
+    builder.write_text(builder.read_text().replace("exit 3", "exit 1"))  # such as one that was killed
+    for _ in range(2):
+        kernel.find_or_compile.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)
+    assert tries.read_text() == "x\n" * 3
 
 
 def test_observing_loads_neither_numba_nor_onnx() -> None:
     code = "import sys, app.worker.steps.observe; print([m for m in ('numba', 'llvmlite', 'onnx') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_preparing_loads_no_more_than_it_needs() -> None:
+    modules = ("numba", "pydantic", "onnx.reference", "hashlib", "numpy.random")
+    code = f"import sys, app.worker.steps.prepare; print([m for m in {modules} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

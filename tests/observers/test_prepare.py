@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from app.errors import CalibrationProblem
 from app.observers import segments
 from app.observers.batch_axis import find_batch_axis
+from app.observers.noise import make_noise
 from app.observers.onnxruntime import ObserverSpec
 from app.quant.histogram import mergeable_from_values
 from app.quant.observation import Observation, observation_to_bytes
@@ -101,3 +102,14 @@ def test_axes_are_told_by_what_changes() -> None:
         find_batch_axis(before, after, 2)
     with pytest.raises(ValueError, match="shape depends"):
         find_batch_axis(before, before[:2], 2)
+
+
+def test_noise_is_even_and_the_same_in_every_run() -> None:
+    noise = make_noise((4, 3, 100, 100), seed=0)
+    assert (noise.dtype, noise.min() >= 0, noise.max() < 1) == (np.float32, True, True)
+    shares = np.histogram(noise, 10, (0, 1))[0] / noise.size
+    assert np.allclose(shares, 0.1, atol=0.005)
+    assert abs(np.corrcoef(noise.ravel()[:-1], noise.ravel()[1:])[0, 1]) < 0.02
+    assert np.array_equal(noise, make_noise(noise.shape, seed=0))
+    assert not np.isin(noise.ravel()[:100], make_noise((30_000,), seed=1)).all()
+    assert make_noise((2,), seed=0)[1] == np.float32(0xE220A839 >> 8) / np.float32(1 << 24)  # the first of SplitMix64(0)

@@ -1,5 +1,6 @@
 """The step observe: known images are not run again, and the bytes are those of a run from scratch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def known(tmp_path: Path) -> dict[str, str]:
     return {"observation": str(folder / "observation"), "listing": dataset["listing"]}
 
 
-def merging(request: dict[str, Any], known: dict[str, str], out: Path) -> dict[str, Any]:
+def merging(request: dict[str, Any], known: Mapping[str, Any], out: Path) -> dict[str, Any]:
     return request | {"known": known, "out": str(out)}
 
 

@@ -1,7 +1,9 @@
 """enginesmith bench: what calibration costs on this machine, beside a plain forward pass and other calibrators."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,9 +41,10 @@ class Measures:
     """What to measure, and how often."""
 
     runs: Annotated[int, typer.Option(min=1, help="How often plain and ours are measured, in turns.")] = 3
-    others: Annotated[bool, typer.Option("--others/--no-others", help="Whether to run onnxruntime's calibrator, too.")] = True
+    others: Annotated[bool, typer.Option("--others/--no-others", help="Whether to run other calibrators, too.")] = True
     modelopt_python: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Python of an environment with nvidia-modelopt[onnx].")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Python with nvidia-modelopt; default ours, where it is installed."),
     ] = None
 
 
@@ -73,12 +76,17 @@ def _wanted(nets: Nets) -> list[Any]:
 def _measure(session: Session, wanted: Any, measures: Measures) -> dict[str, Any]:
     from app.bench.calibrate import Options, bench_calibrate
 
-    python = str(measures.modelopt_python) if measures.modelopt_python else None
+    python = str(measures.modelopt_python) if measures.modelopt_python else _own_modelopt(measures)
 
     try:
         return bench_calibrate(wanted, Options(measures.runs, measures.others, python), session.screen.note)
     except Problem as problem:
         raise LocalProblem(f"Cannot measure {wanted.name}: {problem.detail}") from problem
+
+
+def _own_modelopt(measures: Measures) -> str | None:
+    """Return our interpreter where it has nvidia-modelopt (extra `bench`) and others are to be run."""
+    return sys.executable if measures.others and find_spec("modelopt") else None
 
 
 def _rows(document: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -113,7 +121,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     methods = ", ".join(f"{method} {value:.2f}" for method, value in took.items())
     yield ""
     yield f"{document['net']}: threshold search {sum(took.values()):.2f} ms a tensor for all methods ({methods});"
-    yield f"  5 % more images cost {100 * document['added_share']:.1f} % of a calibration from scratch;"
+    shares = (100 * document[name] for name in ("added_share", "added_process_share"))
+    yield "  5 % more images cost {:.1f} % of a calibration from scratch, {:.1f} % with the start of processes;".format(*shares)
     yield f"  preparing the model, once, peaked at {document['prepare_memory_ratio']:.2f} x plain"
 
 
