@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.pages import Page, page_from_rows
@@ -97,7 +98,11 @@ def save_table(session: Session, row: TableRow) -> TableRow:
 
 def save_imported_table(session: Session, row: TableRow) -> TableRow:
     """Store a table that came from outside and return its row; one that is known is the last one from now on."""
-    saved = save_table(session, row)
+    try:
+        with session.begin_nested():
+            saved = save_table(session, row)
+    except IntegrityError:  # another import of the very same came first, and was not to be seen yet
+        saved = save_table(session, row)
     saved.created_at = datetime.now(UTC)
     return saved
 

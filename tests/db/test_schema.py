@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,28 @@ def test_patient_database_waits_for_a_long_lock(tmp_path: Path) -> None:
         assert clock(session) > 0
     release.join()
     holder.close()
+
+
+def test_two_imports_of_one_cache_at_once_are_one_table(database: Database) -> None:
+    with database.transaction() as session:
+        model = uploads.save_upload(session, ModelRow(name="m", digest=new_id("d"), files=[], facts={}, bytes=0))[0]
+        model_id, key = model.id, new_id("key")
+
+    def imported() -> TableRow:
+        return TableRow(
+            key=key, origin="imported", method="minmax", model_id=model_id, observation_key=None, body="b", facts={}
+        )  # fmt: skip
+
+    def save_later() -> str:
+        with database.transaction() as session:
+            return results.save_imported_table(session, imported()).id
+
+    with ThreadPoolExecutor(1) as other:
+        with database.transaction() as session:
+            first = results.save_imported_table(session, imported()).id
+            second = other.submit(save_later)  # waits for this one, which it cannot see
+            wait([second], timeout=1)
+        assert second.result(30) == first
 
 
 def test_the_last_import_is_found_among_those_of_the_same_weights(database: Database) -> None:
