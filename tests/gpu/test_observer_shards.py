@@ -6,7 +6,6 @@ from typing import Any
 
 from app.child.parent import ChildCall, run_children
 from app.cuda.device import count_devices
-from app.observers.streams import Watch
 from app.observers.tensorrt import GpuObserver
 from app.worker.stages.observe import STEP
 from app.worker.steps.merge import merge
@@ -36,7 +35,7 @@ def test_shards_merge_to_the_bytes_of_one_gpu(tmp_path: Path) -> None:
 def test_parts_are_dealt_to_the_gpus_in_turn(tmp_path: Path) -> None:
     request = request_on(store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:2]}), tmp_path / "out")
     for number in range(5):
-        observer = open_observer(request | {"observer": "tensorrt", "part": [number, 5]}, 2, Watch(), ignore)
+        observer = open_observer(request | {"observer": "tensorrt", "part": [number, 5]}, 2, ignore, None)
         assert isinstance(observer, GpuObserver)
         with observer:
             assert observer.device.ordinal == number % count_devices()
