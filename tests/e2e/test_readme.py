@@ -54,6 +54,7 @@ def test_one_request_and_problems(server: RunningServer, fresh: Path) -> None:
 def test_migration(server: RunningServer, fresh: Path) -> None:
     run_example(EXAMPLES[2], server, fresh)
     assert (fresh / "migrated.onnx").stat().st_size > 10_000
+    assert (fresh / "imported.onnx").stat().st_size > 10_000
 
 
 def test_command_line_in_ci(server: RunningServer, fresh: Path) -> None:
