@@ -29,7 +29,7 @@ _TIMEOUT_SECONDS = 4 * 3600
 
 @dataclass(frozen=True)
 class Options:
-    """Plain and ours are measured `runs` times each, in turns; other calibrators once, or not.
+    """Plain and ours are measured `runs` times each, in turns, and the addition of images; other calibrators once, or not.
 
     nvidia-modelopt may live in an environment of its own, for it may ask for other versions of onnx and onnxruntime:
     `modelopt_python` is the interpreter there; by default ours, where it is installed (extra `bench`).
@@ -96,7 +96,8 @@ def _measured(bench: Bench) -> dict[str, Any]:
     ]
     plain, observed = _median([pair[0] for pair in rounds]), _median([pair[1] for pair in rounds])
     ours = _together(prepared, observed)
-    added = bench.observe("added", max(1, bench.subject.count // _ADDED_SHARE), known="observation")
+    count = max(1, bench.subject.count // _ADDED_SHARE)
+    added = _median([bench.observe("added", count, known="observation") for _ in rounds])
     search = bench.measure("ours:search", observation=str(bench.folder / "observation"))
     return {
         "net": bench.subject.name,

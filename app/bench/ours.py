@@ -16,8 +16,6 @@ from app.worker.steps.drift import Drift, look_at
 
 Report = Callable[[dict[str, Any]], None]
 
-_BATCH = 8
-
 
 def observe(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     """Write the observation of `images` images (None: all) to `out`; return what a Meter does, and how many tensors.
@@ -33,7 +31,7 @@ def observe(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     watching = ObserverSpec(total_images=request["images"] or subject.count, watch=None if known else drift.look)
     with Observer(prepared, watching) as observer:
         meter.started()
-        for batch in subject.batches(_BATCH, 0, request["images"]):
+        for batch in subject.batches(prepared.images, 0, request["images"]):
             observer.add(batch)
         observation = observer.observation()
     merged = merge_observations(known, observation) if known else observation

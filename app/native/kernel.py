@@ -89,10 +89,11 @@ def _build(module: str, name: str, path: Path) -> bytes | None:
         if (body := _read(path)) is not None:
             return body
         reason = _reason(refusal) or _compile(module, name, path)
-    if reason is None:
-        return _read(path)
-    log.warning("numba compiles the kernel %s in every process: its code cannot be kept (%s)", name, reason)
-    return None
+    body = None if reason else _read(path)
+    if body is None:
+        reason = reason or "what was written cannot be read"
+        log.warning("numba compiles the kernel %s in every process: its code cannot be kept (%s)", name, reason)
+    return body
 
 
 def _compile(module: str, name: str, path: Path) -> str | None:

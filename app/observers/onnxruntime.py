@@ -7,6 +7,7 @@ and neither the forward pass nor the counting holds the GIL.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -59,8 +60,13 @@ class Observer:
         watch, total = self._spec.watch, self._spec.total_images
         if watch is None or total is None:
             return Watch()
-        at = [images for images in (-(-total // 8), -(-total // 4), -(-total // 2)) if images < total]
-        return Watch(at, lambda images, histograms: watch(self._observation(images, histograms)))
+        full = self._prepared.images
+        at = sorted({-(-total // (share * full)) * full for share in (8, 4, 2)})
+        tell = partial(self._tell, watch)
+        return Watch([images for images in at if images < total], tell)
+
+    def _tell(self, watch: Callable[[Observation], None], images: int, by_place: list[Histogram]) -> None:
+        watch(self._observation(images, by_place))
 
     def __enter__(self) -> Self:
         return self

@@ -46,7 +46,10 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told the histograms by region of the first `at[0]`, `at[1]`, ... images, while the pass goes on."""
+    """Who is told the histograms by region of the first `at[0]`, `at[1]`, ... images, while the pass goes on.
+
+    These numbers grow, and fill whole passes.
+    """
 
     at: Sequence[int] = ()
     tell: Callable[[int, list[Histogram]], None] = lambda _images, _histograms: None
@@ -82,8 +85,7 @@ class MergeableStream:
         for _ in range(threads):
             self._idle.put(Pass(forward, parts))
         self._watch = watch
-        # A look never cuts a pass: passes that are not full would be all there is.
-        self._looks = deque(sorted({self._whole_passes(images) for images in watch.at}))
+        self._looks = deque(watch.at)
         self._stretch = _Stretch(parts, threads)
         self._done: list[MergeableHistogram] | None = None
         self._running: deque[Future[int] | _Stretch] = deque()

@@ -8,6 +8,7 @@ import pytest
 
 from app.errors import ImageCorrupt
 from app.inputs.listing import spread_order
+from app.observers.prepared import read_prepared
 from app.quant.observation import observation_from_bytes
 from app.quant.table import Table, compute_drift, table_from_observation
 from app.worker.steps.drift import METHODS
@@ -90,6 +91,14 @@ def test_drift_of_known_images_goes_on(tmp_path: Path, known: dict[str, str]) ->
     assert first == told[0]
     assert [(point["since"], point["images"], point["method"]) for point in points] == [(20, 60, name) for name in METHODS]
     assert all(point["drift"] > 0 for point in points)
+
+
+def test_images_of_one_pass_have_no_halves(tmp_path: Path) -> None:
+    request = request_on(store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:30]}), tmp_path / "out")
+    full = read_prepared(Path(request["prepared"]["folder"])).images
+    (tmp_path / "few").mkdir()
+    few = store_dataset(tmp_path / "few", {path: DIGITS[path] for path in PATHS[:full]})
+    assert observe(request | {"dataset": few}, ignore)["drift"]["points"] == []
 
 
 def test_no_drift_is_told_where_the_order_of_images_matters(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from app.errors import CalibrationNonfinite, DatasetTooSmall
 from app.inputs.batches import Batches
 from app.inputs.listing import spread_order
 from app.observers.observing import observe_all
+from app.observers.prepared import read_prepared
 from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
 from app.spec import CalibrationSpec, JobSpec
@@ -42,7 +43,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     files = select_part(_in_order(added_files(every, known["listing"]) if known else every, spec.calibration), request["part"])
     tensors = request["prepared"]["tensors"]
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
-    batches = open_batches(request, request["dataset"], _selection(files, len(every), spec.calibration))
+    batches = open_batches(request, request["dataset"], Selection(files, len(every), _batch_size(request, spec.calibration)))
     drift = Drift() if _is_spread(spec.calibration) and not request["part"] else None
     observed, converge = _observe(request, batches, report, drift.look if drift and not known else None)
     earlier = read_observation(known["observation"]) if known and not request["part"] else None
@@ -101,9 +102,13 @@ def merge_all(parts: list[Observation]) -> Observation:
     return merged
 
 
-def _selection(files: list[Entry], of: int, calibration: CalibrationSpec) -> Selection:
-    # Where it may stop early, the batch size, which is in no key, must not decide which image is met.
-    return Selection(files, of, None if calibration.converge is None else FIRST_LOOK_IMAGES)
+def _batch_size(request: dict[str, Any], calibration: CalibrationSpec) -> int | None:
+    """Return how many images come at a time, None for the job's number."""
+    if calibration.converge is not None:
+        return FIRST_LOOK_IMAGES  # the batch size, which is in no key, must not decide which image is met last
+    if calibration.grid == "mergeable" and request["observer"] == "onnxruntime":
+        return read_prepared(Path(request["prepared"]["folder"])).images  # threads begin with the first pass
+    return None
 
 
 def _observe(

@@ -14,7 +14,7 @@ from app.quant.observation import Grid, Observation
 Watch = Callable[[Observation], None]
 
 
-def open_observer(request: dict[str, Any], total_images: int, report: Report, watch: Watch | None) -> Observer:
+def open_observer(request: dict[str, Any], total_images: int, report: Report, watch: Watch | None = None) -> Observer:
     """Return the observer of the step `observe`, whose request says which, and which of how many parts this is.
 
     Parts run at the same time: on a CPU they share the cores, else part i has GPU i, over and over. `watch` is told what
