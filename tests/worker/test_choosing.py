@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.spec import JobSpec
+from app.worker.steps.choose import choose_method
 from app.worker.steps.images import PERHAPS_CALIBRATION, choosing_files, judge_files
 
 
@@ -76,3 +77,22 @@ def test_a_dataset_that_is_also_judged_on_does_not_choose_in_secret(tmp_path: Pa
     asked = request(tmp_path, 120, None) | {"is_apart": True}
     chosen = choosing_files(asked, SPEC)
     assert (chosen.source, chosen.is_sampled) == ("judged images", False)
+
+
+@pytest.mark.parametrize(
+    ("agreements", "images", "expected"),
+    [
+        ((0.953, 0.961), 128, "quiet"),
+        ((0.953, 0.961), 100_000, "noisy"),
+        ((0.995, 1.0), 200, "noisy"),
+        ((None, None), 9, "quiet"),
+    ],
+)
+def test_of_methods_that_agree_alike_the_one_with_less_error_is_kept(
+    agreements: tuple[float | None, float | None], images: int, expected: str
+) -> None:
+    reports = {
+        "quiet": {"agreement": agreements[0], "mean_error": 0.06, "images": images},
+        "noisy": {"agreement": agreements[1], "mean_error": 0.15, "images": images},
+    }
+    assert choose_method(reports) == expected
