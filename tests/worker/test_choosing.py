@@ -80,19 +80,20 @@ def test_a_dataset_that_is_also_judged_on_does_not_choose_in_secret(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("agreements", "images", "expected"),
+    ("agreements", "images", "error", "expected"),
     [
-        ((0.953, 0.961), 128, "quiet"),
-        ((0.953, 0.961), 100_000, "noisy"),
-        ((0.995, 1.0), 200, "noisy"),
-        ((None, None), 9, "quiet"),
+        ((0.93, 0.969), 128, 0.06, "quiet"),
+        ((0.93, 0.969), 128, 0.08, "noisy"),  # errs more than half as much
+        ((0.93, 0.969), 1000, 0.06, "noisy"),  # no chance any more
+        ((0.97, 0.97), 128, 0.14, "quiet"),
+        ((None, None), 9, 0.14, "quiet"),
     ],
 )
-def test_of_methods_that_agree_alike_the_one_with_less_error_is_kept(
-    agreements: tuple[float | None, float | None], images: int, expected: str
+def test_votes_within_chance_give_way_to_a_clearly_smaller_error(
+    agreements: tuple[float | None, float | None], images: int, error: float, expected: str
 ) -> None:
     reports = {
-        "quiet": {"agreement": agreements[0], "mean_error": 0.06, "images": images},
+        "quiet": {"agreement": agreements[0], "mean_error": error, "images": images},
         "noisy": {"agreement": agreements[1], "mean_error": 0.15, "images": images},
     }
     assert choose_method(reports) == expected

@@ -12,6 +12,9 @@ from app.spec import DERIVED_METHODS, JobSpec
 from app.worker.steps.judge import judge_file
 from app.worker.steps.quantize import Quantizer, read_table
 
+#: Of the standard error of a difference; and how much less an error must be to outweigh votes within that.
+_CHANCE = 2
+_CLEARLY_LESS = 0.5
 _KEPT = ("agreement", "accuracy_fp32", "accuracy_int8", "mean_error", "images", "judged_on")
 
 
@@ -40,16 +43,19 @@ def choose(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) ->
 def choose_method(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the best method by its report: the best agreement, of ties the smaller mean error.
 
-    What is within one standard error of the best agreement is a tie: on 128 images a vote or two are chance, and chance
-    has preferred a table with six times the noise.
+    One with the best agreement gives way to those that agree less by no more than chance, and err less than half as much:
+    on 128 photos the entropy method had 5 votes more than mse, with six times the noise (SQNR 15.9 dB, not 24.1).
     """
-    best = reports[min(reports, key=lambda method: judge_rank(reports[method]))]
-    agreement = best["agreement"]
-    if agreement is None:
-        return min(reports, key=lambda method: judge_rank(reports[method]))
-    least = agreement - math.sqrt(agreement * (1 - agreement) / best["images"])
-    tied = [method for method, report in reports.items() if report["agreement"] >= least]
-    return min(tied, key=lambda method: reports[method]["mean_error"])
+    best = min(reports, key=lambda method: judge_rank(reports[method]))
+    better = [method for method, report in reports.items() if _is_better_by_error(report, reports[best])]
+    return min(better or [best], key=lambda method: judge_rank(reports[method]))
+
+
+def _is_better_by_error(report: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    if best["agreement"] is None or not report["mean_error"] < _CLEARLY_LESS * best["mean_error"]:
+        return False
+    variances = [each["agreement"] * (1 - each["agreement"]) / each["images"] for each in (report, best)]
+    return best["agreement"] - report["agreement"] <= _CHANCE * math.sqrt(sum(variances))
 
 
 def _line(method: str, report: dict[str, Any]) -> str:
