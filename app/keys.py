@@ -14,6 +14,7 @@ from app.spec import CalibrationSpec, QuantizeSpec
 #: Raised when a stage computes other numbers from the same input, or an observation holds other tensors.
 OBSERVER_VERSION = 3
 DERIVER_VERSION = 2
+CHOOSER_VERSION = 2
 QUANTIZER_VERSION = 3
 JUDGE_VERSION = 1
 TUNER_VERSION = 2
@@ -93,7 +94,7 @@ def table_key(job: ResolvedJob) -> str:
             # What is excluded automatically is found after the table.
             quantize=job.spec.quantize.excluding(()) if job.spec.quantize.excludes_automatically else job.spec.quantize,
             tuned=tuned_facts(job),
-            versions=[DERIVER_VERSION, QUANTIZER_VERSION],
+            versions=[DERIVER_VERSION, QUANTIZER_VERSION, CHOOSER_VERSION],
             judge=judge_selection(job),
         )
     return derived_table_key(job, method)

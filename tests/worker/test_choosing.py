@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.spec import JobSpec
+from app.worker.steps.choose import choose_method
 from app.worker.steps.images import PERHAPS_CALIBRATION, choosing_files, judge_files
 
 
@@ -76,3 +77,23 @@ def test_a_dataset_that_is_also_judged_on_does_not_choose_in_secret(tmp_path: Pa
     asked = request(tmp_path, 120, None) | {"is_apart": True}
     chosen = choosing_files(asked, SPEC)
     assert (chosen.source, chosen.is_sampled) == ("judged images", False)
+
+
+@pytest.mark.parametrize(
+    ("agreements", "images", "error", "expected"),
+    [
+        ((0.93, 0.969), 128, 0.06, "quiet"),
+        ((0.93, 0.969), 128, 0.08, "noisy"),  # errs more than half as much
+        ((0.93, 0.969), 1000, 0.06, "noisy"),  # no chance any more
+        ((0.97, 0.97), 128, 0.14, "quiet"),
+        ((None, None), 9, 0.14, "quiet"),
+    ],
+)
+def test_votes_within_chance_give_way_to_a_clearly_smaller_error(
+    agreements: tuple[float | None, float | None], images: int, error: float, expected: str
+) -> None:
+    reports = {
+        "quiet": {"agreement": agreements[0], "mean_error": error, "images": images},
+        "noisy": {"agreement": agreements[1], "mean_error": 0.15, "images": images},
+    }
+    assert choose_method(reports) == expected
