@@ -18,8 +18,8 @@ Report = Callable[[dict[str, Any]], None]
 def judge(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Return the report: agreement, accuracy with labels, cosine and SQNR of each output, and what was judged on.
 
-    request: {"model": FP32 path, "tested": INT8 path, "judge": {"listing", "packs"}, "calibration": listing or None,
-    "spec": JobSpec, "limits": InputLimits}. Raises JudgeProblem, EngineProblem, ImageCorrupt.
+    request: {"model": FP32 path, "tested": INT8 path, "spec": JobSpec, "limits": InputLimits} and what `judge_files` takes
+    of it. Raises JudgeProblem, EngineProblem, ImageCorrupt.
     """
     return judge_file(request, Path(request["tested"]), report)
 
