@@ -29,5 +29,5 @@ def find_first_image(is_good: np.ndarray, axis: int | None, images: int) -> int:
     """Return the first of images with a value that is not good; 0 where the values are of all images together."""
     if axis is None or images == 1:
         return 0
-    rows = np.moveaxis(is_good, axis, 0).reshape(is_good.shape[axis], -1).all(axis=1)
-    return int(np.argmin(rows)) * images // len(rows)
+    rows = np.moveaxis(is_good, axis, 0).reshape(is_good.shape[axis], -1)
+    return int(np.argmin(rows.all(axis=1))) * images // len(rows)
