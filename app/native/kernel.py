@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
@@ -84,8 +85,7 @@ def save_code(path: Path, code: bytes, entry: int) -> None:
 def _build(module: str, name: str, path: Path) -> bytes | None:
     """Return the kernel's code, built unless another process did; None where it cannot be, and why is said."""
     refusal = path.with_suffix(".refused")
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone(path.with_suffix(".lock")):
         if (body := _read(path)) is not None:
             return body
         reason = _reason(refusal) or _compile(module, name, path)
@@ -96,6 +96,19 @@ def _build(module: str, name: str, path: Path) -> bytes | None:
     return body
 
 
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock file where there can be one: NFS may have no locks, and the file be another user's.
+
+    Without it a kernel is built twice at worst: what is written appears all at once.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            lock = stack.enter_context(path.open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _compile(module: str, name: str, path: Path) -> str | None:
     """Write the kernel's code to path; return why it could not be, kept beside it where another try would end the same."""
     command = [sys.executable, "-P", "-m", "app.native.build", module, name, str(path)]
@@ -104,7 +117,8 @@ def _compile(module: str, name: str, path: Path) -> str | None:
         return None
     reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     if done.returncode == CANNOT_STAND_ALONE:
-        path.with_suffix(".refused").write_text(f"{reason}\n", encoding="utf-8")
+        with suppress(OSError):  # the disk is full: it is tried again
+            path.with_suffix(".refused").write_text(f"{reason}\n", encoding="utf-8")
     return reason
 
 

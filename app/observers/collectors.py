@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.errors import CalibrationNonfinite
+from app.observers.batch_axis import find_first_image
 from app.observers.counting import Counter, Located, State
 from app.observers.layout import COLUMNS, NEEDS_RANGE, NO_EXTREMES
 from app.observers.parts import Parts
@@ -62,10 +63,9 @@ class Seen:
 
 def raise_nonfinite(parts: Parts, bad: int, seen: Seen) -> None:
     """Raise CalibrationNonfinite for the first bad value of a region."""
-    size = int(seen.regions.sizes[bad])
-    values = seen.regions.arrays[bad].ravel()[:size]
-    image = seen.first_image + int(np.argmin(np.isfinite(values))) * seen.images // size
-    raise CalibrationNonfinite(tensor=parts.names[seen.first + bad], image=image)
+    place = seen.first + bad
+    image = find_first_image(np.isfinite(seen.regions.arrays[bad]), parts.batch_axes[place], seen.images)
+    raise CalibrationNonfinite(tensor=parts.names[place], image=seen.first_image + image)
 
 
 class MergeableCollector:

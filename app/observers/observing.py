@@ -42,7 +42,7 @@ class Observer(Protocol):
 
 
 def observe_all(observer: Observer, batches: Iterable[npt.NDArray[np.float32]], report: Report) -> Observation:
-    """Return the histograms over all batches, which come in sorted path order; open and close the observer.
+    """Return the histograms over all batches, in the order in which they come; open and close the observer.
 
     Reports `{"progress": [images done, total or None]}`. Raises what the observer raises.
     """

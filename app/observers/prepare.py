@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from app.errors import CalibrationProblem
 from app.native.heap import trim_heap
-from app.observers.batch_axis import find_batch_axis
+from app.observers.batch_axis import assume_batch_axis, find_batch_axis
 from app.observers.forward import Forward
 from app.observers.noise import make_noise
 from app.observers.optimize import optimize_model
@@ -75,7 +75,7 @@ class _Trial:
         given = _noise(session, shape, images)
         outputs = self._run(session, given)
         axes, mixed = self._find_axes(session, given, outputs) if images > 1 else ([0] * len(outputs), ())
-        described = [replace(_described(output), batch_axis=axis) for output, axis in zip(outputs, axes, strict=True)]
+        described = [_placed(output, axis, images) for output, axis in zip(outputs, axes, strict=True)]
         return given, dict(zip(self.plan.fetched, described, strict=True)) | {self.plan.input: _described(given)}, mixed
 
     def _choose_images(self, session: ort.InferenceSession, shape: tuple[int, ...]) -> int:
@@ -157,6 +157,10 @@ def _described(value: np.ndarray) -> Tensor:
     if value.dtype.kind not in "fiub":
         raise CalibrationProblem(reason=f"the model computes a tensor of {value.dtype}")
     return Tensor(value.dtype.name, value.shape)
+
+
+def _placed(value: np.ndarray, axis: int | None, images: int) -> Tensor:
+    return replace(_described(value), batch_axis=assume_batch_axis(value, images) if axis is None else axis)
 
 
 def _bytes(tensor: Tensor) -> int:

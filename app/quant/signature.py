@@ -23,13 +23,17 @@ def forget_unknown_sizes(graph: onnx.GraphProto) -> None:
 
 
 def correct_output_shapes(model: onnx.ModelProto) -> None:
-    """Replace the declared shapes of outputs that shape inference contradicts, in place; runtimes only warn of them."""
+    """Replace the shapes of outputs that shape inference contradicts or nobody declared, in place.
+
+    Runtimes only warn of the former and take the latter; ONNX's checker refuses both.
+    """
     declared = {value.name: value.type.tensor_type for value in model.graph.output}
     types = infer_types(model, with_declared_outputs=False)
     for name, tensor in declared.items():
         inferred = types[name].shape if name in types else None
-        if inferred is not None and tensor.HasField("shape") and not _agree(tensor.shape.dim, inferred):
+        if inferred is not None and not (tensor.HasField("shape") and _agree(tensor.shape.dim, inferred)):
             tensor.shape.Clear()
+            tensor.shape.SetInParent()  # of a scalar, too
             for size in inferred:
                 tensor.shape.dim.add().CopyFrom(Dimension() if size is None else Dimension(dim_value=size))
 

@@ -62,7 +62,9 @@ def _known(row: ObservationRow, known: Mapping[Any, str], wanted: Mapping[Any, s
 
 def _is_like(row: ObservationRow, facts: Mapping[str, Any]) -> bool:
     names = (row.facts.keys() | facts.keys()) - _FREE
-    return not row.report["skipped"] and all(row.facts.get(name) == facts.get(name) for name in names)
+    # Of a model that computes something of several images together, parts are no part of the whole.
+    can_merge = not row.report["skipped"] and not row.report.get("mixed")
+    return can_merge and all(row.facts.get(name) == facts.get(name) for name in names)
 
 
 def _find_packs(blobs: BlobStore, listing: str) -> dict[tuple[str, str], str] | None:

@@ -1,13 +1,17 @@
 """How observations are spared over HTTP: what was added to a dataset is run alone, all else from scratch."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from onnx import helper
 
 from tests.api.test_jobs import run, succeeded
 from tests.api.test_uploads import assert_problem, members, tar_of, zip_of
+from tests.observers.nets import save_net
 from tests.running import CALIBRATION, RunningServer
 
 FILES = dict(sorted(members(CALIBRATION).items()))
@@ -86,6 +90,29 @@ def test_what_depends_on_the_whole_set_is_not_merged(http: httpx.Client, choice:
     http.patch(f"/v1/datasets/{name}", content=tar_of({path: FILES[path] for path in paths[40:]}))
     job = succeeded(run(http, spec_on(name, **choice)))
     assert "merging" not in job["cache"]["reason"] + " ".join(log_of(http, job))
+
+
+def test_what_is_computed_of_images_together_is_not_merged(http: httpx.Client, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0]),
+        helper.make_node("Sub", ["x", "mean"], ["s"]),
+        helper.make_node("Conv", ["s", "w"], ["y"]),
+    ]
+    weights = {"w": np.random.default_rng(1).normal(size=(16, 1, 3, 3)).astype(np.float32)}
+    path = save_net(tmp_path, nodes, weights, "y", (2, 1, 28, 28))
+    assert http.put("/v1/models/mixing", content=path.read_bytes()).status_code == 201
+    http.put("/v1/datasets/mixed", content=zip_of({path: FILES[path] for path in PATHS[:6]}))
+    spec = spec_on("mixed") | {"model": "mixing"}
+    succeeded(run(http, spec))
+    http.patch("/v1/datasets/mixed", content=tar_of({path: FILES[path] for path in PATHS[6:10]}))
+    job = succeeded(run(http, spec))
+    assert "merging" not in job["cache"]["reason"] + " ".join(log_of(http, job))
+    scratch = succeeded(run(http, spec_on("mixed", max_images=10) | {"model": "mixing"}))
+    assert digest_of(http, job) == digest_of(http, scratch)
+    http.patch("/v1/datasets/mixed", content=tar_of({path: FILES[path] for path in PATHS[10:12]}))
+    sharded = run(http, spec_on("mixed", shards=2) | {"model": "mixing"})
+    assert sharded["error"]["code"] == "calibration_failed"
+    assert "leave calibration.shards out" in sharded["error"]["detail"]
 
 
 def test_shards_are_one_observation(http: httpx.Client) -> None:

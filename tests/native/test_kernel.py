@@ -63,6 +63,20 @@ def test_code_that_may_not_be_read_is_made_elsewhere(tmp_path: Path, monkeypatch
     assert kept.stat().st_mode & 0o777 == 0o644
 
 
+def test_neither_lock_nor_refusal_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_folders", lambda: [tmp_path])
+    stem = f"measure_extremes-{kernel._key(MODULE)}"
+    (tmp_path / f"{stem}.lock").mkdir()  # as a file of another user: root may open any
+    (tmp_path / f"{stem}.refused").mkdir()
+    assert kernel.find_or_compile.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)(*[0] * 5, 0, *[0] * 6) == OK
+    (tmp_path / f"{stem}.code").unlink()
+    builder = tmp_path / "builder"
+    builder.write_text("#!/bin/sh\necho 'not an ELF64 object of x86-64' >&2\nexit 3\n")
+    builder.chmod(0o755)
+    monkeypatch.setattr(kernel.sys, "executable", str(builder))
+    assert kernel.find_or_compile.__wrapped__(MODULE, "measure_extremes", ARGUMENTS)(*[0] * 5, 0, *[0] * 6) == OK
+
+
 def test_threads_that_ask_at_once_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

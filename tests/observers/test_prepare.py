@@ -1,5 +1,6 @@
 """Models that are prepared with care: subgraphs, images that are not the first axis, images that influence each other."""
 
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from app.errors import CalibrationProblem
+from app.errors import CalibrationNonfinite, CalibrationProblem
 from app.observers import segments
 from app.observers.batch_axis import find_batch_axis
 from app.observers.noise import make_noise
 from app.observers.onnxruntime import ObserverSpec
 from app.quant.histogram import mergeable_from_values
-from app.quant.observation import Observation, observation_to_bytes
+from app.quant.observation import Grid, Observation, merge_observations, observation_to_bytes
 from tests.observers.nets import run_all, save_net
 from tests.observers.observing import observe, prepare
 
@@ -89,6 +90,28 @@ def test_a_fixed_batch_that_is_mixed_takes_whole_passes_alone(tmp_path: Path) ->
     assert observe(path, ["y"], [IMAGES[:6]], ObserverSpec(), print).images == 6
     with pytest.raises(CalibrationProblem, match="a number of images that 3 divides"):
         observe(path, ["y"], [IMAGES], ObserverSpec(), print)
+
+
+@pytest.mark.parametrize("grid", ["mergeable", "tensorrt"])
+def test_a_fixed_batch_counts_no_filling_where_noise_leaves_a_tensor_zero(tmp_path: Path, grid: Grid) -> None:
+    nodes = [NODE("Sub", ["x", "ten"], ["s"]), NODE("Relu", ["s"], ["r"]), NODE("Exp", ["r"], ["y"])]
+    path = save_net(tmp_path, nodes, {"ten": np.float32(10).reshape(())}, "y", (3, 3, 12, 12))
+    ours = observe(path, ["r", "y"], [20 * IMAGES], ObserverSpec(grid, 2), print).histograms
+    assert (ours["r"].count, ours["y"].count) == (IMAGES.size, IMAGES.size)
+    parts = [observe(path, ["r", "y"], [20 * part], ObserverSpec(), print) for part in (IMAGES[:3], IMAGES[3:5], IMAGES[5:])]
+    whole = observe(path, ["r", "y"], [20 * IMAGES], ObserverSpec(), print)
+    assert observation_to_bytes(reduce(merge_observations, parts)) == observation_to_bytes(whole)
+
+
+@pytest.mark.parametrize("grid", ["mergeable", "tensorrt"])
+def test_the_bad_image_is_named_along_whatever_axis(tmp_path: Path, grid: Grid) -> None:
+    nodes = [NODE("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3]), NODE("Log", ["t"], ["l"]), NODE("Exp", ["l"], ["y"])]
+    path = save_net(tmp_path, nodes, {}, "y", (4, 3, 12, 12))
+    images = np.abs(IMAGES) + np.float32(1)
+    images[6, 0] = 0
+    with pytest.raises(CalibrationNonfinite) as caught:
+        observe(path, ["l"], [images], ObserverSpec(grid, 1), print)
+    assert caught.value.facts == {"tensor": "l", "image": 6}
 
 
 def test_axes_are_told_by_what_changes() -> None:

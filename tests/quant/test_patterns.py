@@ -142,6 +142,16 @@ def test_output_shapes_that_are_declared_wrongly_are_corrected() -> None:
     assert [d.dim_value for d in result.model.graph.output[0].type.tensor_type.shape.dim] == [2, 16, 8, 8]
 
 
+def test_output_shapes_that_nobody_declared_are_told() -> None:
+    net = Graph(17)
+    net.conv(net.input("input", "N", 3, 8, 8), "output", 3, 16)
+    model = net.model("output")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    result = quantize_model(model, {"input": 0.1}, QuantizeSpec())
+    batch, *sizes = result.model.graph.output[0].type.tensor_type.shape.dim
+    assert (batch.HasField("dim_value"), [size.dim_value for size in sizes]) == (False, [16, 8, 8])
+
+
 def test_multiply_adds_are_counted_where_the_size_is_open() -> None:
     model = PATTERNS["dynamic-picture"].build(17)
     scales = dict.fromkeys(find_needed_tensors(model), 0.1)

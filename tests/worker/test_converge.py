@@ -38,6 +38,14 @@ def test_uses_all_images_where_the_thresholds_move(tmp_path: Path, dataset: dict
     assert (tmp_path / "out").read_bytes() == observed(request_on(dataset, tmp_path / "whole"))
 
 
+def test_what_came_after_the_last_doubling_is_told_apart(tmp_path: Path) -> None:
+    dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:33]})
+    told: list[dict[str, Any]] = []
+    observe(request_on(dataset, tmp_path / "out", method="minmax", converge=0.001), told.append)
+    (line,) = [event["log"] for event in told if "doubling" in event.get("log", "")]
+    assert line.startswith("all 33 images were used: no doubling left every amax within 0.1 %; from 32 images on ")
+
+
 def test_few_images_prove_nothing(tmp_path: Path) -> None:
     dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:9]})
     report = observe(request_on(dataset, tmp_path / "out", method="minmax", converge=0.5), ignore)

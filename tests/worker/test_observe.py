@@ -101,6 +101,18 @@ def test_images_of_one_pass_have_no_halves(tmp_path: Path) -> None:
     assert observe(request | {"dataset": few}, ignore)["drift"]["points"] == []
 
 
+def test_images_that_are_skipped_make_no_look(tmp_path: Path, known: dict[str, str]) -> None:
+    skipping = {"on_bad_image": "skip", "max_bad_fraction": 0.9}
+    full = read_prepared(Path(request_on({}, tmp_path / "probe")["prepared"]["folder"])).images
+    files = {path: DIGITS[path] for path in PATHS[: 2 * full]}
+    files |= {path: DIGITS[path][:80] for path in PATHS[1 : 2 * full : 2]}
+    report = observe(request_on(store_dataset(tmp_path, files), tmp_path / "half", **skipping), ignore)
+    assert (report["images"], report["skipped_count"], report["drift"]["points"]) == (full, full, [])
+    files = {path: DIGITS[path] for path in PATHS[:60:3]} | {PATHS[1]: DIGITS[PATHS[1]][:80]}
+    request = request_on(store_dataset(tmp_path, files), tmp_path / "none", **skipping)
+    assert observe(merging(request, known, tmp_path / "none"), ignore)["drift"]["points"] == []
+
+
 def test_no_drift_is_told_where_the_order_of_images_matters(tmp_path: Path) -> None:
     dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:20]})
     assert observe(request_on(dataset, tmp_path / "out", grid="tensorrt"), ignore)["drift"] is None

@@ -43,11 +43,12 @@ def observe_converging(
 
 def _line(facts: dict[str, Any]) -> str:
     last = facts["curve"][-1] if facts["curve"] else None
-    moved = f"; the last look moved {last['tensor']} by {_share(last['drift'])}" if last else ""
+    moved = f"; from {last['since']} images on {last['tensor']} moved by {_share(last['drift'])}" if last else ""
     if facts["converged"]:
         return f"{facts['images']} of {facts['of']} images sufficed{moved}"
-    return f"all {facts['images']} images were used and the thresholds still move{moved}"
+    within = _share(facts["fraction"])
+    return f"all {facts['images']} images were used: no doubling left every amax within {within}{moved}"
 
 
 def _share(drift: float | None) -> str:
-    return "more than all" if drift is None else f"{100 * drift:.2f} %"
+    return "more than all" if drift is None else f"{100 * drift:.3g} %"

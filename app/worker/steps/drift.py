@@ -17,9 +17,13 @@ class Drift:
 
     def __init__(self) -> None:
         self._watched = [Convergence([method], PERCENTILE, fraction=0.0) for method in METHODS]
+        self._images = 0
 
     def look(self, observation: Observation) -> None:
-        """Note how far each method's amaxes moved since the last look."""
+        """Note how far each method's amaxes moved since the last look, if any image came since: those left may be bad."""
+        if observation.images == self._images:
+            return
+        self._images = observation.images
         for convergence in self._watched:
             convergence.look(observation)
 

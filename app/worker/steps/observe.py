@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.errors import CalibrationNonfinite, DatasetTooSmall
+from app.errors import CalibrationNonfinite, CalibrationProblem, DatasetTooSmall
 from app.inputs.batches import Batches
 from app.inputs.listing import spread_order
 from app.observers.observing import observe_all
@@ -21,6 +21,10 @@ Report = Callable[[dict[str, Any]], None]
 
 #: Of all skipped images so many are named.
 _MAX_LISTED = 100
+_MIXED_PARTS = (
+    "the model computes {tensor} of several images together, so observations of parts cannot be merged; leave "
+    "calibration.shards out"
+)
 
 
 def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -39,7 +43,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     spec = JobSpec.model_validate(request["spec"])
     assert spec.calibration is not None
     every = calibration_files(request["dataset"]["listing"], spec.calibration)
-    known = request["known"]
+    known, mixed = request["known"], find_mixed(request)
     files = select_part(_in_order(added_files(every, known["listing"]) if known else every, spec.calibration), request["part"])
     tensors = request["prepared"]["tensors"]
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
@@ -60,6 +64,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "allowed_bad": batches.allowed_bad,
         "converge": converge,
         "drift": drift.facts(known.get("drift") if known else None) if drift else None,
+        "mixed": mixed,
         "tensors": len(tensors),
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -68,6 +73,17 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
 def read_observation(path: str) -> Observation:
     """Return a stored observation. Raises CalibrationProblem where it is damaged."""
     return observation_from_bytes(Path(path).read_bytes())
+
+
+def find_mixed(request: dict[str, Any]) -> list[str]:
+    """Return the tensors in which images that the model takes at once depend on one another, as far as is known.
+
+    Then a part of the images is observed otherwise than within all of them. Raises CalibrationProblem for a part.
+    """
+    mixed = read_prepared(Path(request["prepared"]["folder"])).mixed if request["observer"] == "onnxruntime" else ()
+    if mixed and request["part"]:
+        raise CalibrationProblem(reason=_MIXED_PARTS.format(tensor=mixed[0]))
+    return list(mixed)
 
 
 def _is_spread(calibration: CalibrationSpec) -> bool:
