@@ -94,7 +94,7 @@ def _gives_none(node: onnx.NodeProto, index: Index, found: set[str]) -> bool:
     if op in _NEVER_NEGATIVE:
         return True
     if op == "Clip":
-        return node.input[0] in found or (len(node.input) > 1 and node.input[1] in found)
+        return _is_clipped_to_none(node, found)
     if op in _KEEPING_ALL:
         return all(name in found for name in node.input)
     if op in ("Resize", "Upsample"):
@@ -104,6 +104,11 @@ def _gives_none(node: onnx.NodeProto, index: Index, found: set[str]) -> bool:
     if op == "Div":
         return all(name in found for name in node.input)
     return op in _KEEPING and node.input[0] in found
+
+
+def _is_clipped_to_none(node: onnx.NodeProto, found: set[str]) -> bool:
+    low, high = [*node.input[1:], "", ""][:2]
+    return (node.input[0] in found or low in found) and (not high or high in found)
 
 
 def _is_bounded(node: onnx.NodeProto) -> bool:

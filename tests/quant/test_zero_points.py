@@ -65,6 +65,8 @@ def test_the_rules_of_operators() -> None:
         graph.node("Sub", ["relu", "clip"], "difference"),
         graph.node("Concat", ["relu", "input"], "both", axis=1),
         graph.node("Mul", ["relu", minus], "turned"),
+        graph.node("Clip", ["relu", "", minus], "capped"),
+        graph.node("Clip", ["input", graph.constant("zero", 0), minus], "crossed"),
     ]
     found = find_never_negative(graph.model(*kept, *lost).graph)
     assert [name in found for name in kept] == [True] * len(kept)
