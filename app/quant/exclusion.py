@@ -20,7 +20,8 @@ _MOST_RETURNS = 8
 _LEAST_RETURN = 0.1
 #: Shares are quotients of whole numbers, compared as float64.
 _ROUNDING = 1e-9
-_HALF_AN_IMAGE = 0.5
+#: Where so many images are to be expected to change, none does with the probability of one standard error: exp(-0.17) = 0.84.
+_NONE_EXPECTED = 0.17
 
 Report = Mapping[str, Any]
 Trial = Callable[[Sequence[Group]], Report]
@@ -31,7 +32,7 @@ class Target:
     """What must hold; with `is_sampled` (other images than the final ones) by one standard error more.
 
     Then the agreement to expect must hold with that to spare, since votes are chance, and the votes the target itself. Of
-    few images, or for no change at all, that could never be: where less than half an image is to be expected, none is.
+    few images, or for no change at all, that could never be: there it must be as sure that no image changes.
     """
 
     gate: GateSpec | None
@@ -57,7 +58,7 @@ class Target:
 
     def _is_expected(self, report: Report, limit: float) -> bool:
         images = report["images"]
-        allowed = max(limit - _standard_error(limit, images), _HALF_AN_IMAGE / images)
+        allowed = max(limit - _standard_error(limit, images), _NONE_EXPECTED / images)
         return 1 - report["expected_agreement"] <= allowed + _ROUNDING
 
     def _allowed(self, share: float, images: int) -> float:

@@ -84,8 +84,8 @@ def test_other_images_need_a_standard_error_more() -> None:
 @pytest.mark.parametrize("agreement", [0.98, 1.0])
 def test_a_target_can_be_reached_on_few_images(images: int, agreement: float) -> None:
     target = Target(GateSpec(min_agreement=agreement), is_sampled=True)
-    assert target.holds(report(1.0, images, expected_agreement=1 - 0.4 / images))
-    assert not target.holds(report(1.0, images, expected_agreement=1 - 0.6 / images))
+    assert target.holds(report(1.0, images, expected_agreement=1 - 0.16 / images))
+    assert not target.holds(report(1.0, images, expected_agreement=1 - 0.18 / images))
     assert not target.holds(report(1 - 1 / images, images, expected_agreement=1.0))
 
 
