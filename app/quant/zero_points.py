@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from app.quant.nodes import Index, get_attribute, index_graph, op_of
-from app.quant.table import Extremes
+from app.quant.table import MIN_SCALE, Extremes
 
 _LOWEST, _STEPS = -128, 255
 
@@ -70,7 +70,7 @@ def _range(amax: float, seen: tuple[float, float] | None, is_never_negative: boo
 
 def _steps(scale: np.float32, low: float, high: float) -> Steps:
     spread = np.float32((high - low) / _STEPS)
-    if not 0 < spread < scale:
+    if not MIN_SCALE <= spread < scale:
         return Steps(scale)
     return Steps(spread, int(np.clip(np.rint(_LOWEST - low / float(spread)), _LOWEST, _LOWEST + _STEPS)))
 

@@ -86,6 +86,12 @@ def test_steps_reach_over_what_occurs_and_zero_is_exact(pair: list[float], amax:
     assert most >= min(max(pair[1], 0.0), 127 * float(scale)) - half
 
 
+def test_steps_are_never_denormal() -> None:
+    least = np.finfo(np.float32).tiny
+    for scale in (least, np.float32(1.5 * least)):
+        assert asymmetric(onnx.GraphProto(), {"t": scale}, {"t": (0.0, 1.0)}, [])["t"] == Steps(scale)
+
+
 def test_a_group_has_one_range() -> None:
     scales = dict.fromkeys("abc", np.float32(1))
     found = asymmetric(onnx.GraphProto(), scales, {"a": (0, 9), "b": (-3, 5), "c": (0, 5)}, [["a", "b"]])
