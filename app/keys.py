@@ -18,7 +18,7 @@ CHOOSER_VERSION = 2
 QUANTIZER_VERSION = 3
 JUDGE_VERSION = 1
 TUNER_VERSION = 2
-EXCLUDER_VERSION = 2
+EXCLUDER_VERSION = 3
 EQUALIZER = "cross-layer/1"
 
 #: Bias correction and weight rounding look at so many of the calibration images.

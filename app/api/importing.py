@@ -46,7 +46,7 @@ async def read_import(context: Context, wanted: Import) -> dict[str, Any]:
     request = {
         "model": wanted.model_file or await asyncio.to_thread(_fetch_model, context, wanted, folder),
         "cache": str(wanted.staged.path),
-        "out": str(_body_path(wanted)),
+        "out": str(body_path(wanted)),
         "fill": wanted.fill,
         "computed": str(await asyncio.to_thread(fetch, wanted.computed.body)) if wanted.computed else None,
     }
@@ -92,13 +92,14 @@ def _fetch_model(context: Context, wanted: Import, folder: Path) -> str:
     return model_path(context.service.blobs, resolved_model(wanted.model), folder / "model")
 
 
-def _body_path(wanted: Import) -> Path:
+def body_path(wanted: Import) -> Path:
+    """Return where `read_import` leaves the table's JSON."""
     return wanted.staged.path.parent / "table.json"
 
 
 def save_import(context: Context, wanted: Import, answer: dict[str, Any]) -> TableRow:
     """Store the table that `read_import` left; what comes later is the model's last import, known or not."""
-    path, computed = _body_path(wanted), wanted.computed
+    path, computed = body_path(wanted), wanted.computed
     digest = sha256_of(path)
     context.service.blobs.put(path, digest)
     origin = "derived" if answer["details"]["filled"] else "imported"

@@ -1,6 +1,7 @@
 """Q/DQ models on request: found under their key, or made in a child now."""
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,58 @@ _STEP = "app.worker.steps.quantize:quantize"
 _MIGRATE_STEP = "app.worker.steps.migrate:migrate"
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A Q/DQ model by its key, and the files that it is made of: the model's first one, and the table's JSON."""
+
+    key: str
+    model: str
+    table: str
+    quantize: QuantizeSpec
+
+
 async def find_or_quantize(context: Context, table: TableRow, quantize: QuantizeSpec) -> QuantizedRow:
     """Return the table's Q/DQ model. Raises TableIncomplete and what quantizing raises."""
     service = context.service
     with service.database.reading() as session:
         model = resolved_model(uploads.get_upload(session, ModelRow, table.model_id))
-        key = keys.quantized_key(model.digest, table.body, quantize)
-        known = results.find_by_key(session, QuantizedRow, key)
-    if known is not None:
+    key = keys.quantized_key(model.digest, table.body, quantize)
+    if (known := await asyncio.to_thread(find_quantized, context, key)) is not None:
         return known
-    async with staging_folder(service.settings) as folder, context.inspecting:
-        request = {
-            "model": await asyncio.to_thread(model_path, service.blobs, model, folder / "model"),
-            "table": str(await asyncio.to_thread(service.blobs.fetch, table.body)),
-            "quantize": quantize.model_dump(mode="json"),
-            "out": str(folder / "qdq.onnx"),
-        }
-        limit = service.settings.step_limits.quantize_seconds
+    async with staging_folder(service.settings) as folder:
+        files = await asyncio.to_thread(model_path, service.blobs, model, folder / "model")
+        asked = Asked(key, files, str(await asyncio.to_thread(service.blobs.fetch, table.body)), quantize)
+        row = await quantize_files(context, asked, folder)
+        await asyncio.to_thread(keep_quantized, context, row, folder)
+    return row
+
+
+def find_quantized(context: Context, key: str) -> QuantizedRow | None:
+    """Return the stored Q/DQ model of a key, unless its bytes are lost."""
+    with context.service.database.reading() as session:
+        known = results.find_by_key(session, QuantizedRow, key)
+    return known if known is not None and context.service.blobs.has(known.body) else None
+
+
+async def quantize_files(context: Context, asked: Asked, folder: Path) -> QuantizedRow:
+    """Make a Q/DQ model in folder and return its row; nothing is stored. Raises what quantizing raises."""
+    path = _made_in(folder)
+    request = {"model": asked.model, "table": asked.table, "quantize": asked.quantize.model_dump(mode="json"), "out": str(path)}
+    limit = context.service.settings.step_limits.quantize_seconds
+    async with context.inspecting:
         report = await run_child(ChildCall(_STEP, request, "quantize", limit, folder=folder))
-        return await asyncio.to_thread(_keep, context, key, folder / "qdq.onnx", report)
+    return QuantizedRow(key=asked.key, body=await asyncio.to_thread(sha256_of, path), report=report)
+
+
+def keep_quantized(context: Context, row: QuantizedRow, folder: Path) -> None:
+    """Store what `quantize_files` made in that folder."""
+    context.service.blobs.put(_made_in(folder), row.body)
+    with context.service.database.transaction() as session:
+        results.save_by_key(session, row)
+
+
+def _made_in(folder: Path) -> Path:
+    return folder / "qdq.onnx"
 
 
 async def quantize_report(context: Context, table: TableRow, quantize: QuantizeSpec) -> dict[str, Any]:
@@ -57,12 +91,3 @@ async def quantize_report(context: Context, table: TableRow, quantize: QuantizeS
     dropped = {name: coverage[name] for name in ("constants", "internal", "unknown") if name in coverage}
     own = {"table_id": table.id, "origin": table.origin, "digest": quantized.body}
     return own | quantized.report | {"migration": migration | {"dropped": dropped, "filled": coverage.get("filled", {})}}
-
-
-def _keep(context: Context, key: str, path: Path, report: dict[str, Any]) -> QuantizedRow:
-    digest = sha256_of(path)
-    context.service.blobs.put(path, digest)
-    row = QuantizedRow(key=key, body=digest, report=report)
-    with context.service.database.transaction() as session:
-        results.save_by_key(session, row)
-    return row

@@ -138,7 +138,7 @@ async def get_coverage(table_id: str, context: InContext) -> dict[str, Any]:
 async def get_qdq(table_id: str, request: Request, context: InContext, wanted: InQuantize) -> Response:
     """Return the table's model with Q/DQ pairs: for TensorRT 11, TensorRT-RTX and ONNX Runtime."""
     row = await asyncio.to_thread(find_table, context.service, table_id)
-    quantized = await find_or_quantize(context, row, quantize_spec(row, wanted))
+    quantized = await find_or_quantize(context, row, quantize_spec(wanted, is_equalized(row)))
     return blob_response(request, context.service.blobs, quantized.body, f"{row.id}.qdq.onnx")
 
 
@@ -146,7 +146,7 @@ async def get_qdq(table_id: str, request: Request, context: InContext, wanted: I
 async def get_qdq_report(table_id: str, context: InContext, wanted: InQuantize) -> dict[str, Any]:
     """Say what is INT8 in the Q/DQ model and why the rest is not, and what changes against implicit quantization."""
     row = await asyncio.to_thread(find_table, context.service, table_id)
-    return await quantize_report(context, row, quantize_spec(row, wanted))
+    return await quantize_report(context, row, quantize_spec(wanted, is_equalized(row)))
 
 
 @router.get("/{first}/diff/{second}")
@@ -160,11 +160,11 @@ def load_table(service: Service, row: TableRow) -> Table:
     return table_from_json(service.blobs.fetch(row.body).read_bytes())
 
 
-def quantize_spec(row: TableRow, wanted: QuantizeQuery) -> QuantizeSpec:
-    """Return how a table's model is quantized. Raises SpecProblem."""
+def quantize_spec(wanted: QuantizeQuery, equalize: bool) -> QuantizeSpec:
+    """Return how a model is quantized with a table, by whether that was observed on the equalized model. Raises SpecProblem."""
     chosen = wanted.model_dump(include=set(QuantizeQuery.model_fields))
     try:
-        return QuantizeSpec.model_validate(chosen | {"equalize": is_equalized(row)})
+        return QuantizeSpec.model_validate(chosen | {"equalize": equalize})
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"][:1])

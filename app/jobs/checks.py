@@ -83,6 +83,9 @@ def _check_judged_float_type(spec: JobSpec) -> None:
     if spec.engine is not None and spec.engine.backend == "tensorrt":
         reason = "tensorrt plans are judged themselves; set quantize.float_type, or take backend onnxruntime"
         raise UnsupportedOption(option="judge.float_type", reason=reason)
+    if spec.judge.float_type == "fp16" and spec.quantize.asymmetric:
+        reason = "fp16 is for TensorRT, which takes no zero points; leave out judge.float_type, or quantize.asymmetric"
+        raise UnsupportedOption(option="judge.float_type fp16 with quantize.asymmetric", reason=reason)
 
 
 def _check_measured(spec: JobSpec) -> None:

@@ -20,6 +20,8 @@ _MOST_RETURNS = 8
 _LEAST_RETURN = 0.1
 #: Shares are quotients of whole numbers, compared as float64.
 _ROUNDING = 1e-9
+#: Where so many images are to be expected to change, none does with the probability of one standard error: exp(-0.17) = 0.84.
+_NONE_EXPECTED = 0.17
 
 Report = Mapping[str, Any]
 Trial = Callable[[Sequence[Group]], Report]
@@ -29,7 +31,8 @@ Trial = Callable[[Sequence[Group]], Report]
 class Target:
     """What must hold; with `is_sampled` (other images than the final ones) by one standard error more.
 
-    Then the agreement to expect must hold with that to spare, since votes are chance, and the votes the target itself.
+    Then the agreement to expect must hold with that to spare, since votes are chance, and the votes the target itself. Of
+    few images, or for no change at all, that could never be: there it must be as sure that no image changes.
     """
 
     gate: GateSpec | None
@@ -54,7 +57,9 @@ class Target:
         return changed <= limit + _ROUNDING and (not self.is_sampled or self._is_expected(report, limit))
 
     def _is_expected(self, report: Report, limit: float) -> bool:
-        return 1 - report["expected_agreement"] <= limit - _standard_error(limit, report["images"]) + _ROUNDING
+        images = report["images"]
+        allowed = max(limit - _standard_error(limit, images), _NONE_EXPECTED / images)
+        return 1 - report["expected_agreement"] <= allowed + _ROUNDING
 
     def _allowed(self, share: float, images: int) -> float:
         """Return the share of images that may go wrong: with a standard error to spare, rounded to whole images."""

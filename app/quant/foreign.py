@@ -45,6 +45,7 @@ def parse_foreign(content: bytes) -> ForeignTable:
     """
     if len(content) > MAX_TABLE_BYTES:
         raise TableProblem(reason=f"a table has at most {MAX_TABLE_BYTES} bytes, this one has {len(content)}")
+    content = content.removeprefix(codecs.BOM_UTF8)  # editors on Windows put it in front
     if content.lstrip()[:1] == b"{":
         read = _read_json(content)
     elif is_flatbuffer(content):

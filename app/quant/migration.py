@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from app.quant.nodes import Index, get_attribute, index_graph
+from app.quant.zero_points import Steps
 
 _PAIR_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: What a runtime computes inside the convolution or product before it.
@@ -35,9 +36,9 @@ def report_migration(model: onnx.ModelProto, cache: Cache) -> dict[str, Any]:
     """Return what of the cache lives on in a Q/DQ model, as JSON values.
 
     tensors: cache, pairs: how many had a scale, how many have a Q/DQ pair; lost: {tensor, reason}; gained: names; changed:
-    {tensor, cache, now} scales · layers: int8: how many read INT8; float: {node, op, reason} of those that the cache
-    allowed in INT8 and that are float now · weights: {node, weight, scales: channel or tensor, channels} · bias: how
-    many stay float.
+    {tensor, cache, now, zero_point}: the scales, and the zero point, which is 0 in a cache · layers: int8: how many read
+    INT8; float: {node, op, reason} of those that the cache allowed in INT8 and that are float now · weights: {node, weight,
+    scales: channel or tensor, channels} · bias: how many stay float.
     """
     scene = _read(model)
     return {
@@ -52,8 +53,8 @@ def report_migration(model: onnx.ModelProto, cache: Cache) -> dict[str, Any]:
 class _Scene:
     nodes: list[onnx.NodeProto]
     index: Index
-    #: Scale of each activation with a pair.
-    pairs: dict[str, np.float32]
+    #: Steps of each activation with a pair.
+    pairs: dict[str, Steps]
     #: Nodes that read INT8, and those that are computed inside of one, by first output.
     int8: dict[str, onnx.NodeProto]
     fused: dict[str, onnx.NodeProto]
@@ -64,9 +65,11 @@ def _read(model: onnx.ModelProto) -> _Scene:
     nodes = [node for node in model.graph.node if node.op_type not in _PAIR_OPS]
     pairs = {}
     for node in model.graph.node:
-        scale = index.array(node.input[1]) if node.op_type == "QuantizeLinear" else None
-        if scale is not None:
-            pairs[node.input[0]] = np.float32(scale.reshape(()))
+        scale, zero_point = (
+            (index.array(name) for name in node.input[1:3]) if node.op_type == "QuantizeLinear" else (None, None)
+        )
+        if scale is not None and zero_point is not None:
+            pairs[node.input[0]] = Steps(np.float32(scale.reshape(())), int(zero_point.reshape(())))
     int8 = {node.output[0]: node for node in nodes if any(_is_dequantized(name, index) for name in node.input)}
     return _Scene(nodes, index, pairs, int8, _find_fused(nodes, index, int8))
 
@@ -93,15 +96,19 @@ def _is_inside(name: str, node: onnx.NodeProto, index: Index) -> bool:
 
 
 def _tensors(scene: _Scene, cache: Cache) -> dict[str, Any]:
-    cached = {name: np.float32(amax / 127) for name, amax in cache.amax.items()}
-    changed = [name for name, scale in scene.pairs.items() if name in cached and scale != cached[name]]
+    cached = {name: Steps(np.float32(amax / 127)) for name, amax in cache.amax.items()}
+    changed = {name: steps for name, steps in scene.pairs.items() if name in cached and steps != cached[name]}
     return {
         "cache": len(cached),
         "pairs": len(scene.pairs),
         "lost": [{"tensor": name, "reason": _why_lost(name, scene)} for name in cached if name not in scene.pairs],
         "gained": [name for name in scene.pairs if name not in cached],
-        "changed": [{"tensor": n, "cache": float(cached[n]), "now": float(scene.pairs[n])} for n in changed],
+        "changed": [_changed(name, cached[name], steps) for name, steps in changed.items()],
     }
+
+
+def _changed(name: str, cached: Steps, now: Steps) -> dict[str, Any]:
+    return {"tensor": name, "cache": float(cached.scale), "now": float(now.scale), "zero_point": now.zero_point}
 
 
 def _why_lost(name: str, scene: _Scene) -> str:

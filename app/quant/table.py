@@ -13,8 +13,8 @@ from app.errors import TableProblem, TableScaleInvalid
 from app.quant.observation import Observation
 from app.quant.thresholds import compute_amax, is_dead, parse_method
 
-#: float32 scales below this are denormal or zero, above it HAZARDS calls them poison; either is refused.
-MIN_SCALE = float(np.finfo(np.float32).tiny) / 2
+#: What is less is denormal or zero in float32, what is above the other is poison, as HAZARDS says; either is refused.
+MIN_SCALE = float(np.finfo(np.float32).tiny) * (1 - 2.0**-24)
 MAX_SCALE = 2.0**40
 _LARGEST_AMAX = 2.0**60
 _METHOD = re.compile(r"[A-Za-z0-9-]{1,40}")

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from app.quant.nodes import Index, get_attribute, index_graph, op_of
-from app.quant.table import Extremes
+from app.quant.table import MIN_SCALE, Extremes
 
 _LOWEST, _STEPS = -128, 255
 
@@ -70,7 +70,7 @@ def _range(amax: float, seen: tuple[float, float] | None, is_never_negative: boo
 
 def _steps(scale: np.float32, low: float, high: float) -> Steps:
     spread = np.float32((high - low) / _STEPS)
-    if not 0 < spread < scale:
+    if not MIN_SCALE <= spread < scale:
         return Steps(scale)
     return Steps(spread, int(np.clip(np.rint(_LOWEST - low / float(spread)), _LOWEST, _LOWEST + _STEPS)))
 
@@ -94,7 +94,7 @@ def _gives_none(node: onnx.NodeProto, index: Index, found: set[str]) -> bool:
     if op in _NEVER_NEGATIVE:
         return True
     if op == "Clip":
-        return node.input[0] in found or (len(node.input) > 1 and node.input[1] in found)
+        return _is_clipped_to_none(node, found)
     if op in _KEEPING_ALL:
         return all(name in found for name in node.input)
     if op in ("Resize", "Upsample"):
@@ -104,6 +104,11 @@ def _gives_none(node: onnx.NodeProto, index: Index, found: set[str]) -> bool:
     if op == "Div":
         return all(name in found for name in node.input)
     return op in _KEEPING and node.input[0] in found
+
+
+def _is_clipped_to_none(node: onnx.NodeProto, found: set[str]) -> bool:
+    low, high = [*node.input[1:], "", ""][:2]
+    return (node.input[0] in found or low in found) and (not high or high in found)
 
 
 def _is_bounded(node: onnx.NodeProto) -> bool:

@@ -113,7 +113,7 @@ def test_a_range_of_an_equalized_table_is_measured_on_the_equalized_model(
         json.loads(own_json(http, succeeded(run(http, each))["table_id"])) for each in (spec, spec | {"quantize": {}})
     )
     name = next(name for name, amax in even["amax"].items() if plain["amax"][name] != amax)
-    less = even | {"amax": {each: amax for each, amax in even["amax"].items() if each != name}}
+    less = even | {each: {n: known for n, known in even[each].items() if n != name} for each in ("amax", "extremes")}
     options = {"fill": "minmax-from-dataset", "dataset": "leaky", "preprocess": json.dumps(equalizing["preprocess"])}
     table = imported(http, json.dumps(less).encode(), model="leaky", **options)
     assert table["details"]["filled"][name]["amax"] == even["amax"][name]
@@ -206,9 +206,26 @@ def test_a_migration_that_is_refused_stores_nothing(server: Any, http: httpx.Cli
     large = http.post("/v1/tables/migrate", files={"model": ("x.onnx", model), "cache": ("c", b"x" * (65 << 20))})
     assert_problem(large, 413, "payload-too-large")
     lacking = {"model": ("x.onnx", model), "cache": ("c", cache("entropy"))}
+    unfit: dict[str, dict[str, Any]] = {
+        "table-incomplete": {"fill": "refuse"},
+        "invalid-spec": {"exclude": "nobody"},
+        "unsupported-option": {"placement": "measured"},
+    }
+    tables = http.get("/v1/tables").json()["items"]
+    for code, params in unfit.items():
+        assert_problem(http.post("/v1/tables/migrate", params=params, files=lacking), 422, code)
+    assert http.get("/v1/tables").json()["items"] == tables
     assert blobs(server) == before
     assert http.get("/v1/models/x").status_code == 404
-    assert_problem(http.post("/v1/tables/migrate", params={"fill": "refuse"}, files=lacking), 422, "table-incomplete")
+
+
+def test_a_qdq_model_whose_bytes_were_lost_is_made_anew(server: Any, http: httpx.Client) -> None:
+    place = f"/v1/tables/{imported(http, cache('minmax'))['id']}/qdq"
+    made = http.get(place, params={"exclude": "/3/Conv"})
+    (stored,) = Path(server.data / "blobs").rglob(made.headers["etag"].strip('"'))
+    stored.unlink()
+    again = http.get(place, params={"exclude": "/3/Conv"})
+    assert (again.status_code, again.content) == (200, made.content)
 
 
 def test_how_a_file_got_spoiled_is_said(http: httpx.Client) -> None:

@@ -38,6 +38,9 @@ def test_who_takes_no_zero_points_is_told_before_any_work(http: httpx.Client) ->
     wrong = {"model": "digits", "dataset": "digits-calibration", "quantize": {"asymmetric": True}}
     engine = {"backend": "tensorrt-rtx", "compute_capability": "8.9"}
     assert_problem(http.post("/v1/jobs", json=wrong | {"engine": engine}), 422, "unsupported-option")
+    answer = http.post("/v1/jobs", json=wrong | {"judge": {"float_type": "fp16"}})
+    assert_problem(answer, 422, "unsupported-option")
+    assert "judge.float_type" in answer.text
     table = succeeded(run(http, {"calibration": {"method": "minmax"}, "engine": None}))["table_id"]
     answer = http.get(f"/v1/tables/{table}/qdq?asymmetric=true&float_type=fp16")
     assert_problem(answer, 422, "invalid-spec")

@@ -80,6 +80,15 @@ def test_other_images_need_a_standard_error_more() -> None:
     assert not target.holds(report(1.0, 128, expected_agreement=0.992))
 
 
+@pytest.mark.parametrize("images", [8, 32, 48])
+@pytest.mark.parametrize("agreement", [0.98, 1.0])
+def test_a_target_can_be_reached_on_few_images(images: int, agreement: float) -> None:
+    target = Target(GateSpec(min_agreement=agreement), is_sampled=True)
+    assert target.holds(report(1.0, images, expected_agreement=1 - 0.16 / images))
+    assert not target.holds(report(1.0, images, expected_agreement=1 - 0.18 / images))
+    assert not target.holds(report(1 - 1 / images, images, expected_agreement=1.0))
+
+
 def test_where_nothing_suffices_votes_do_not_decide() -> None:
     reports = {0: report(0.97, mean_error=0.06), 1: report(0.96, mean_error=0.03), 2: report(0.965, mean_error=0.03)}
     looked_for = Search(lambda groups: reports[len(groups)], Target(GateSpec(min_agreement=0.99), is_sampled=False))

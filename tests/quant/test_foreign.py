@@ -1,5 +1,6 @@
 """Tables of other tools: what the bytes are is told from the bytes, and bad ones are refused by name."""
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ def test_what_onnxruntime_itself_writes_is_read(tmp_path: Path) -> None:
     # its flatbuffer keeps the larger end of a range, not the larger magnitude
     assert parse_foreign((tmp_path / "calibration.flatbuffers").read_bytes()).table.amax == {"a": 1.0, "b:0": 1.0}
     assert parse_foreign(b'{"a": [-2.0, 1.0]}').table.amax == {"a": 2.0}
+
+
+@pytest.mark.parametrize("content", [b'{"input_scale": 0.5}', b"TRT-8601-MinMaxCalibration\r\ninput: 3f000000\r\n"])
+def test_a_mark_in_front_makes_no_difference(content: bytes) -> None:
+    assert parse_foreign(codecs.BOM_UTF8 + content) == parse_foreign(content)
 
 
 def test_scales_named_like_modelopts_are_read() -> None:

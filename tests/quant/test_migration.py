@@ -36,3 +36,14 @@ def test_shared_and_filled_scales_are_told() -> None:
     assert {row["tensor"] for row in tensors["changed"]} <= {"max", "mean", "joined", "deep", "up"}
     assert all(row["now"] > row["cache"] for row in tensors["changed"])
     assert tensors["changed"]
+    assert {row["zero_point"] for row in tensors["changed"]} == {0}
+
+
+def test_zero_points_are_told() -> None:
+    model = NETS["resnet"]()
+    scales = measured_scales(model, images(model), find_needed_tensors(model))
+    quantized = quantize_model(model, scales, QuantizeSpec(asymmetric=True))
+    tensors = report_migration(quantized.model, Cache({n: 127 * float(s) for n, s in scales.items()}, {}))["tensors"]
+    relus = {node.output[0] for node in model.graph.node if node.op_type == "Relu"}
+    points = {row["tensor"]: row["zero_point"] for row in tensors["changed"]}
+    assert {points[name] for name in relus & points.keys()} == {-128}

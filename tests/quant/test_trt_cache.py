@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ModelTensorNameUnsafe, Problem, TableProblem, TableScaleInvalid, UnsupportedOption
+from app.quant.table import scales_from_table, table_from_scales
 from app.quant.trt_cache import MAX_CACHE_BYTES, format_trt_cache, format_trt_version, parse_trt_cache
 
 ORACLE = Path(__file__).parents[1] / "oracle"
@@ -86,10 +87,15 @@ def test_a_scale_of_zero_as_tensorrt_prints_it_is_none():
         parse_trt_cache(HEADER + b"dead: 0\ndead: 3f800000\n")
 
 
-@pytest.mark.parametrize("digits", ["80000000", "bf800000", "7f800000", "ff800000", "7fc00000", "00000001", "7f000000"])
+@pytest.mark.parametrize("digits", "80000000 bf800000 7f800000 ff800000 7fc00000 00000001 007fffff 7f000000".split())
 def test_bad_scales_are_refused_by_name(digits):
     with pytest.raises(TableScaleInvalid, match="conv1"):
         parse_trt_cache(HEADER + f"conv1: {digits}\n".encode())
+
+
+def test_the_smallest_scale_is_the_smallest_normal_number():
+    cache = parse_trt_cache(HEADER + b"conv1: 00800000\n")
+    assert scales_from_table(table_from_scales(cache.scales)) == {"conv1": np.finfo(np.float32).tiny}
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ def test_the_rules_of_operators() -> None:
         graph.node("Sub", ["relu", "clip"], "difference"),
         graph.node("Concat", ["relu", "input"], "both", axis=1),
         graph.node("Mul", ["relu", minus], "turned"),
+        graph.node("Clip", ["relu", "", minus], "capped"),
+        graph.node("Clip", ["input", graph.constant("zero", 0), minus], "crossed"),
     ]
     found = find_never_negative(graph.model(*kept, *lost).graph)
     assert [name in found for name in kept] == [True] * len(kept)
@@ -82,6 +84,12 @@ def test_steps_reach_over_what_occurs_and_zero_is_exact(pair: list[float], amax:
     half = float(steps.scale) / 2 * 1.001
     assert least <= max(min(pair[0], 0.0), -127 * float(scale)) + half
     assert most >= min(max(pair[1], 0.0), 127 * float(scale)) - half
+
+
+def test_steps_are_never_denormal() -> None:
+    least = np.finfo(np.float32).tiny
+    for scale in (least, np.float32(1.5 * least)):
+        assert asymmetric(onnx.GraphProto(), {"t": scale}, {"t": (0.0, 1.0)}, [])["t"] == Steps(scale)
 
 
 def test_a_group_has_one_range() -> None:
