@@ -124,8 +124,10 @@ def table_from_json(value: object) -> Table:
 
 
 def _checked_extremes(value: object, amax: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    if not isinstance(value, dict) or value.keys() - amax.keys():
-        raise TableProblem(reason="extremes is an object with names that amax has, too")
+    if not isinstance(value, dict):
+        raise TableProblem(reason="extremes is an object of lists of two numbers, or left out")
+    if unknown := sorted(value.keys() - amax.keys()):
+        raise TableProblem(reason=f"extremes has {unknown[0]}, amax has not; take it out of both or of none")
     return {name: _checked_pair(name, pair) for name, pair in value.items()}
 
 
