@@ -8,6 +8,7 @@ from typing import Any
 from dbos import DBOS, DBOSClient, EnqueueOptions, Serializer
 
 from app.db.database import raising_problems
+from app.db.subseconds import teach_subseconds
 
 APPLICATION = "enginesmith"
 #: Raised only when the order of a workflow's steps changes: jobs of another version wait for a worker of theirs.
@@ -32,6 +33,7 @@ class JsonSerializer(Serializer):
 
 def prepare_queue(url: str) -> None:
     """Create or migrate the queue's database; SQLite gets write-ahead logging, which DBOS leaves off."""
+    teach_subseconds()
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///"))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +47,7 @@ class JobQueue:
     """What the API does with the queue: put in, take out, look whether a job is known."""
 
     def __init__(self, url: str) -> None:
+        teach_subseconds()
         self._client = DBOSClient(
             system_database_url=url,
             serializer=JsonSerializer(),

@@ -9,6 +9,7 @@ import structlog
 from dbos import DBOS, DBOSConfig
 
 from app.db.jobs import Fence
+from app.db.subseconds import teach_subseconds
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.queue import APPLICATION, APPLICATION_VERSION, WORKFLOW, JsonSerializer
 from app.resolved import ResolvedJob
@@ -39,6 +40,7 @@ def carry_out_job(job_id: str) -> None:
 def serve_queues(worker: Worker, queues: list[str]) -> None:
     """Take jobs from these queues until SIGTERM or SIGINT; running jobs are then given back to their queue."""
     _workers[:] = [worker]
+    teach_subseconds()
     config = DBOSConfig(
         name=APPLICATION,
         system_database_url=worker.settings.effective_jobs_url,
