@@ -17,6 +17,7 @@ from app.client.client import Client
 from app.errors import Problem
 from app.spec import PreprocessSpec
 
+_AUTO = "auto"
 #: What we are asked for: calibration.method and quantize.
 _TUNED = {"bias_correction": True, "weight_rounding": "gptq"}
 _CENTERED = _TUNED | {"center": True}
@@ -47,12 +48,20 @@ class Options:
     """Which ways are measured, and what is said as it goes on.
 
     `modelopt_python`: see bench calibrate. `only`: words of which one must be in the name of a way; empty for all ways.
+    `method`: what the ways that combine options take in the place of auto.
     """
 
     say: Callable[[str], None]
     others: bool = True
     modelopt_python: str | None = None
     only: tuple[str, ...] = ()
+    method: str = _AUTO
+
+    def ways(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Return our ways by name, with calibration.method and quantize."""
+        if self.method == _AUTO:
+            return OURS
+        return {what.replace(_AUTO, self.method, 1): (own.replace(_AUTO, self.method), q) for what, (own, q) in OURS.items()}
 
     def wants(self, what: str) -> bool:
         """Whether this way is to be measured."""
@@ -74,7 +83,7 @@ def bench_accuracy(splits: Iterable[Split], client: Client, options: Options) ->
 
 def _measure(split: Split, client: Client, options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
     names = _push(split, client)
-    for what, (method, quantize) in OURS.items():
+    for what, (method, quantize) in options.ways().items():
         if options.wants(f"Enginesmith {what}"):
             options.say(f"{split.net}, {split.name}: {what}")
             yield f"Enginesmith {what}", _run_job(client, _job_spec(split, names, method, quantize))

@@ -62,9 +62,13 @@ def test_the_share_in_float_is_read_from_any_qdq_model() -> None:
 
 def test_the_table_has_a_row_for_each_way(capsys: pytest.CaptureFixture[str], some_digits: Path) -> None:
     arguments = ["bench", "accuracy", "--model", str(DIGITS_MODEL), "--images", str(some_digits), "--splits", "1"]
-    assert run_command(["--json", *arguments, "--only", "minmax", "--only", "asymmetric, exclude", "--only", "MinMax"]) == 0
+    only = ["--only", "minmax", "--only", "asymmetric, exclude", "--only", "MinMax"]
+    assert run_command(["--json", *arguments, *only, "--method", "mse"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["what"] for row in rows] == ["Enginesmith minmax", f"Enginesmith {list(OURS)[-1]}", "onnxruntime MinMax"]
+    combined = list(OURS)[-1].replace("auto", "mse", 1)
+    assert combined == "mse, bias_correction, gptq, asymmetric, exclude auto"
+    assert [row["what"] for row in rows] == ["Enginesmith minmax", f"Enginesmith {combined}", "onnxruntime MinMax"]
+    assert rows[1]["methods"] == ["mse"]
     assert all(row["images"] == 15 and "failed" not in row for row in rows)
     assert rows[0]["accuracy_fp32"] > 0.8
     assert rows[0]["float_share"] == 0.0

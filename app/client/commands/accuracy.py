@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -49,6 +49,9 @@ class Ways:
     only: Annotated[
         list[str] | None, typer.Option(help="Measure the ways alone that have this word in their name; may be repeated.")
     ] = None
+    method: Annotated[
+        Literal["auto", "entropy", "minmax", "percentile", "mse"], typer.Option(help="Method beside options.")
+    ] = "auto"
 
 
 @grouped
@@ -93,7 +96,8 @@ def _measure(session: Session, client: Client, splits: Iterator[Any], ways: Ways
 
     python = str(ways.modelopt_python) if ways.modelopt_python else None
     try:
-        return bench_accuracy(splits, client, Options(session.screen.note, ways.others, python, tuple(ways.only or ())))
+        options = Options(session.screen.note, ways.others, python, tuple(ways.only or ()), ways.method)
+        return bench_accuracy(splits, client, options)
     except Problem as problem:
         raise LocalProblem(f"Cannot measure: {problem.detail}") from problem
 
