@@ -146,13 +146,15 @@ def test_database_that_is_not_there() -> None:
 
 def test_patient_database_waits_for_a_long_lock(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/app.db"
-    migrate(Database(url))
+    patient = Database(url, patience_seconds=30)
+    migrate(patient)
     holder = sqlite3.connect(tmp_path / "app.db", isolation_level=None, check_same_thread=False)
     holder.execute("BEGIN IMMEDIATE")
     release = threading.Timer(11.5, holder.execute, ["ROLLBACK"])  # SQLite itself gives up after 10 seconds
     release.start()
-    with Database(url, patience_seconds=30).transaction() as session:
+    with patient.transaction() as session:
         assert clock(session) > 0
+    patient.close()
     release.join()
     holder.close()
 

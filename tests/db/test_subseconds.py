@@ -1,6 +1,7 @@
 """The clock that DBOS stamps its rows with on Python 3.12 and newer, with whatever SQLite there is."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from app.db.subseconds import teach_subseconds
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> sa.Engine:
+def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     teach_subseconds()
     teach_subseconds()  # by every part of a process that opens the queue
-    return sa.create_engine(f"sqlite:///{tmp_path}/queue.db")
+    opened = sa.create_engine(f"sqlite:///{tmp_path}/queue.db")
+    yield opened
+    opened.dispose()
 
 
 def test_it_has_milliseconds_also_as_the_default_of_a_column(engine: sa.Engine) -> None:
