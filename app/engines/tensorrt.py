@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from app.cuda.build import BuildOptions, Built, build_plan
 from app.cuda.device import Device, count_devices, open_device
@@ -18,9 +17,8 @@ from app.engines.calibrators import open_cached_calibrator
 from app.engines.driver_floor import find_driver_floor
 from app.engines.layers import count_layers, list_layers
 from app.engines.portions import run_in_portions
+from app.engines.typed_model import typed_model
 from app.errors import UnsupportedOption
-from app.quant.float16 import float16_from_model
-from app.quant.qdq import model_to_bytes
 
 #: From these compute capabilities on a GPU has tensor cores for it.
 _LEAST_CAPABILITY = {"fp32": 0.0, "fp16": 5.3, "int8": 6.1, "bf16": 8.0}
@@ -79,7 +77,7 @@ class TensorRtBackend:
         with open_device() as device:
             tensorrt = open_tensorrt(report)
             _check_target(request, tensorrt, device)
-            model, kept = _typed_model(request)
+            model, kept = typed_model(request)
             network = parse_network(tensorrt, model, is_typed=_is_typed(request))
             built = build_plan(network, _options(request, network))
             request.plan.write_bytes(built.plan)
@@ -116,16 +114,6 @@ def _check_target(request: BuildRequest, tensorrt: TensorRt, device: Device) -> 
 def _is_typed(request: BuildRequest) -> bool:
     # Flags choose types where the model does not say them: implicit INT8 by its cache, and bf16.
     return request.cache is None and request.precision != "bf16"
-
-
-def _typed_model(request: BuildRequest) -> tuple[Path, list[dict[str, str]]]:
-    """Return the model in the types that it shall compute in, and what of it had to stay fp32."""
-    if request.precision != "fp16":
-        return request.model, []
-    model, kept = float16_from_model(onnx.load(request.model))
-    path = request.plan.with_name(f"{request.plan.name}.fp16.onnx")
-    path.write_bytes(model_to_bytes(model))
-    return path, kept
 
 
 def _options(request: BuildRequest, network: Network) -> BuildOptions:

@@ -4,17 +4,14 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-import onnx
-
 from app.cuda.build import BuildOptions, build_plan
 from app.cuda.log import open_log
 from app.cuda.network import parse_network
 from app.cuda.runtime import TensorRt
 from app.engines.backend import BackendInfo, BuildRequest, BuildResult, Report, Runner
 from app.engines.rules import RTX_COMPUTE_CAPABILITIES, RTX_PRECISIONS
+from app.engines.typed_model import typed_model
 from app.errors import EngineProblem, UnsupportedOption
-from app.quant.float16 import float16_from_model
-from app.quant.qdq import model_to_bytes
 
 
 class TensorRtRtxBackend:
@@ -33,7 +30,7 @@ class TensorRtRtxBackend:
         trt = _find_runtime()
         if trt is None:
             raise EngineProblem(backend=self.name, reason="it is not installed here; pip install enginesmith[rtx]")
-        model, kept = _typed_model(request)
+        model, kept = typed_model(request)
         network = parse_network(TensorRt(trt, open_log(trt, report), self.name), model, is_typed=True)
         request.plan.write_bytes(build_plan(network, _options(request)).plan)
         return BuildResult(
@@ -54,15 +51,6 @@ class TensorRtRtxBackend:
     def open(self, plan: Path, threads: int) -> Runner:
         """Raise UnsupportedOption: these plans run on the GPUs that they were built for."""
         raise UnsupportedOption(option="running a tensorrt-rtx plan", reason="this worker has no GPU for it")
-
-
-def _typed_model(request: BuildRequest) -> tuple[Path, list[dict[str, str]]]:
-    if request.precision != "fp16":
-        return request.model, []
-    model, kept = float16_from_model(onnx.load(request.model))
-    path = request.plan.with_name(f"{request.plan.name}.fp16.onnx")
-    path.write_bytes(model_to_bytes(model))
-    return path, kept
 
 
 def _options(request: BuildRequest) -> BuildOptions:
