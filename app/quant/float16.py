@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from app.quant.float16_outputs import find_fp32_outputs
 from app.quant.nodes import Namer, find_captured, find_subgraphs, index_graph, op_of, replace_initializers, replace_nodes
 from app.quant.opset import FLOAT16_OPSET, raise_opset
 from app.quant.signature import correct_output_shapes
@@ -44,7 +45,7 @@ _TYPELESS_OPS = frozenset({"Shape", "Size"})
 
 
 def float16_from_model(
-    model: onnx.ModelProto, amax: Mapping[str, float] | None = None
+    model: onnx.ModelProto, amax: Mapping[str, float] | None = None, keeps_outputs: bool = False
 ) -> tuple[onnx.ModelProto, list[dict[str, str]]]:
     """Return model with fp16 weights, activations and Q/DQ scales, and what stayed fp32 as [{name, reason}].
 
@@ -52,11 +53,13 @@ def float16_from_model(
     constants is beyond 65504, or a number above zero that fp16 rounds to zero; when a tensor that it reads or writes
     was seen beyond half of that, or follows from one that was; when a scale of its Q/DQ would move by more than 1/512;
     when it has subgraphs; or when its kind leaves the range of fp16 easily (a power, a sum, and the mean and root behind
-    them; these are not listed). Bounds of Clip are cut to the range. Casts stand where the types meet. Opset 19 or newer.
+    them; these are not listed). With `keeps_outputs` so do INT8 nodes that write a graph output. Bounds of Clip are cut to
+    the range. Casts stand where the types meet. Opset 19 or newer.
     """
     model = raise_opset(model, FLOAT16_OPSET)
     correct_output_shapes(model)  # newer opsets tell more shapes
-    conversion = _Conversion(model, amax or {})
+    kept = find_fp32_outputs(model.graph) if keeps_outputs else frozenset[str]()
+    conversion = _Conversion(model, amax or {}, kept)
     conversion.convert()
     return model, conversion.kept
 
@@ -64,7 +67,7 @@ def float16_from_model(
 class _Conversion:
     """Every float32 tensor `t` may exist twice, as `t` and as `t_fp16`; casts are written when first asked for."""
 
-    def __init__(self, model: onnx.ModelProto, amax: Mapping[str, float]) -> None:
+    def __init__(self, model: onnx.ModelProto, amax: Mapping[str, float], fp32: frozenset[str]) -> None:
         self._graph = model.graph
         types = infer_types(model)
         self._floats = {name for name, known in types.items() if known.element == TensorProto.FLOAT}
@@ -79,6 +82,7 @@ class _Conversion:
         #: Tensors beyond fp16's range -> the tensor that was seen there.
         self._beyond = {name: name for name in types if amax.get(name, 0.0) > _LARGEST_SEEN}
         self._trace_back()
+        self._fp32 = fp32
         self._carried: set[str] = set()
         self.kept: list[dict[str, str]] = []
 
@@ -115,7 +119,8 @@ class _Conversion:
             return ""
         if not any(name in self._floats for name in [*node.input, *node.output]):
             return ""
-        reasons = (self._why_out_of_range(node), self._why_constant(node), "" if self._is_wide(node) else None)
+        is_wide = self._is_wide(node) or node.output[0] in self._fp32
+        reasons = (self._why_out_of_range(node), self._why_constant(node), "" if is_wide else None)
         return next((reason for reason in reasons if reason is not None), None)
 
     def _why_out_of_range(self, node: onnx.NodeProto) -> str | None:
@@ -151,6 +156,8 @@ class _Conversion:
         return is_square or is_after or node.op_type in _WIDE_OPS
 
     def _write_float32(self, node: onnx.NodeProto) -> None:
+        if node.op_type == "DequantizeLinear" and node.output[0] in self._fp32:
+            self._round(self._constants[node.input[1]])
         for position, name in enumerate(node.input):
             if name in self._floats:
                 node.input[position] = self._any(name) if node.op_type == "Cast" else self._as_float32(name)
@@ -171,6 +178,12 @@ class _Conversion:
             if name in self._floats:
                 self._narrow[name] = node.output[position] = self._namer.name(f"{name}_fp16")
         self._written.append(node)
+
+    def _round(self, scale: TensorProto) -> None:
+        # The QuantizeLinear before it has the scale in fp16.
+        value = numpy_helper.to_array(scale)
+        if _why_scale(value) is None:
+            scale.CopyFrom(numpy_helper.from_array(value.astype(np.float16).astype(np.float32), scale.name))
 
     def _any(self, name: str) -> str:
         return name if name in self._wide else self._narrow[name]
@@ -198,13 +211,17 @@ def _why_beyond(node: onnx.NodeProto, position: int, value: np.ndarray) -> str |
     if node.op_type == "Clip":
         return None
     if node.op_type in ("QuantizeLinear", "DequantizeLinear") and position == 1:
-        with np.errstate(over="ignore", under="ignore"):
-            error = np.abs(value.astype(np.float16).astype(np.float64) / value.astype(np.float64) - 1)
-        return "cannot be an fp16 scale" if not (error <= _LARGEST_SCALE_ERROR).all() else None
+        return _why_scale(value)
     largest = np.abs(value, dtype=np.float64).max(initial=0.0)
     if value.size == 1 and 0 < largest < _SMALLEST:
         return f"is {largest:.3g}, which fp16 rounds to zero"
     return f"reaches {largest:.3g}, fp16 ends at {_LARGEST:.0f}" if not largest <= _LARGEST else None
+
+
+def _why_scale(value: np.ndarray) -> str | None:
+    with np.errstate(over="ignore", under="ignore"):
+        error = np.abs(value.astype(np.float16).astype(np.float64) / value.astype(np.float64) - 1)
+    return "cannot be an fp16 scale" if not (error <= _LARGEST_SCALE_ERROR).all() else None
 
 
 def _float16_tensor(tensor: TensorProto, name: str) -> TensorProto:

@@ -5,6 +5,7 @@ import onnx
 from app.errors import ModelAlreadyQuantized, ModelUnsupportedOp
 from app.quant.affine import fold_affine
 from app.quant.folding import fold_constants
+from app.quant.heads import convolve_heads
 from app.quant.nodes import FLOAT_TYPES, find_fixed, find_subgraphs
 from app.quant.opset import LOWEST_OPSET, raise_opset
 from app.quant.placement import PLACEMENTS, plan_placement
@@ -45,6 +46,12 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
     return prepared
 
 
+def arrange_for_placement(prepared: onnx.ModelProto, placement: str) -> None:
+    """Write a prepared model, in place, the way that a placement's runtime is fastest with."""
+    if placement == "fused":
+        convolve_heads(prepared)
+
+
 def find_activations(model: onnx.ModelProto) -> list[str]:
     """Return the names of all float activations of the main graph, graph inputs and outputs included, in graph order.
 
@@ -63,10 +70,10 @@ def find_needed_tensors(model: onnx.ModelProto) -> list[str]:
     Every name is an activation of the model as given. Raises like `prepare_model`.
     """
     prepared = prepare_model(model)
-    types = infer_types(prepared)
     wanted: set[str] = set()
-    for placement in PLACEMENTS:
-        wanted.update(plan_placement(prepared, types, placement).tensors)
+    for placement in PLACEMENTS:  # fused comes last
+        arrange_for_placement(prepared, placement)
+        wanted.update(plan_placement(prepared, infer_types(prepared), placement).tensors)
     return [name for name in find_activations(model) if name in wanted]
 
 

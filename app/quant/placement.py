@@ -20,7 +20,7 @@ from app.quant.regions import widen_regions
 from app.quant.residuals import find_shortcuts
 from app.quant.weighted import plan_weighted
 
-__all__ = ["PLACEMENTS", "WEIGHTED_OPS", "PlacementPlan", "Reads", "WeightUse", "find_distinct_placements", "plan_placement"]
+__all__ = ["PLACEMENTS", "WEIGHTED_OPS", "PlacementPlan", "Reads", "WeightUse", "plan_placement"]
 
 PLACEMENTS = ("conservative", "default", "fused")
 
@@ -36,19 +36,6 @@ def plan_placement(
         reason = f"it needs timings of a GPU worker; there are {', '.join(PLACEMENTS)}"
         raise UnsupportedOption(option=f"quantize.placement {placement}", reason=reason)
     return _plan(make_scene(model, types, float_nodes), placement)
-
-
-def find_distinct_placements(
-    model: onnx.ModelProto, types: Types, float_nodes: Mapping[str, str] | None = None
-) -> dict[str, PlacementPlan]:
-    """Return the placements worth a timing, by name: those that quantize something, each unlike the ones before it."""
-    scene = make_scene(model, types, float_nodes)
-    found: dict[str, PlacementPlan] = {}
-    for placement in PLACEMENTS:
-        plan = _plan(scene, placement)
-        if plan.reads and all(plan.reads != other.reads for other in found.values()):
-            found[placement] = plan
-    return found
 
 
 def _plan(scene: Scene, placement: str) -> PlacementPlan:

@@ -13,7 +13,7 @@ from app.quant.center import center_activations
 from app.quant.channels import report_channels
 from app.quant.equalize import equalize_model
 from app.quant.float16 import float16_from_model
-from app.quant.graph import find_activations, prepare_model
+from app.quant.graph import arrange_for_placement, find_activations, prepare_model
 from app.quant.nodes import Namer, replace_nodes
 from app.quant.placement import PlacementPlan, WeightUse, plan_placement
 from app.quant.qdq_report import report_placement
@@ -64,6 +64,7 @@ def quantize_model(
     """
     _check_options(spec, is_tuned=tune is not None)
     prepared = prepare_model(model)
+    arrange_for_placement(prepared, spec.placement)
     equalized = equalize_model(prepared) if spec.equalize else []
     excluded = find_excluded(spec.exclude, model.graph, prepared.graph)
     types = infer_types(prepared)
@@ -86,7 +87,7 @@ def quantize_model(
         report["tuned"] = tune(before, prepared)
     if spec.float_type == "fp16":
         amax = {name: 127 * float(scale) for name, scale in scales.items()}
-        prepared, report["kept_fp32"] = float16_from_model(prepared, amax)
+        prepared, report["kept_fp32"] = float16_from_model(prepared, amax, keeps_outputs=spec.placement == "fused")
     _check(prepared)
     return QuantizedModel(prepared, report, before)
 

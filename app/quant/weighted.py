@@ -78,9 +78,16 @@ def _why_float_convolution(node: onnx.NodeProto, scene: Scene, is_conservative: 
     dims = scene.index.constants[node.input[1]].dims
     group = get_int(node, "group", 1)
     channels = (dims[1] * group, dims[0]) if node.op_type == "Conv" else (dims[0], dims[1] * group)
-    if min(channels) >= _LEAST_CHANNELS or (node.input[0] in scene.first and not is_conservative):
+    is_first = node.input[0] in scene.first and not is_conservative
+    if min(channels) >= _LEAST_CHANNELS or is_first or _is_head(node, scene):
         return None
     return f"{channels[0]} to {channels[1]} channels; INT8 pays from {_LEAST_CHANNELS} on"
+
+
+def _is_head(node: onnx.NodeProto, scene: Scene) -> bool:
+    # What reads one position a picture is a matrix product, see `app.quant.heads`.
+    shape = scene.shape(node.input[0])
+    return node.op_type == "Conv" and shape is not None and len(shape) == 4 and shape[2:] == (1, 1)
 
 
 def _why_float_product(node: onnx.NodeProto, scene: Scene) -> str | None:

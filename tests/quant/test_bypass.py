@@ -6,7 +6,7 @@ import pytest
 
 from app.quant.bias_correction import add_to_biases
 from app.quant.bypass import group_names, with_float
-from app.quant.graph import find_activations, prepare_model
+from app.quant.graph import find_activations
 from app.quant.int8_nodes import find_int8_nodes
 from app.quant.qdq import quantize_model
 from app.spec import QuantizeSpec
@@ -16,8 +16,8 @@ from tests.quant.nets import NETS, images, run
 def pair(name: str, placement: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     model = NETS[name]()
     scales = dict.fromkeys(find_activations(model), 0.05)
-    spec = QuantizeSpec.model_validate({"placement": placement})
-    return prepare_model(model), quantize_model(model, scales, spec).model
+    result = quantize_model(model, scales, QuantizeSpec.model_validate({"placement": placement}))
+    return result.float_model, result.model
 
 
 @pytest.mark.parametrize("name", NETS)

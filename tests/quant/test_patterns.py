@@ -7,9 +7,8 @@ import pytest
 from app.errors import ModelAlreadyQuantized, ModelUnsupportedOp, QuantizeProblem
 from app.quant.graph import find_activations, find_needed_tensors, prepare_model
 from app.quant.opset import get_opset
-from app.quant.placement import PLACEMENTS, find_distinct_placements
+from app.quant.placement import PLACEMENTS
 from app.quant.qdq import quantize_model
-from app.quant.tensor_types import infer_types
 from app.spec import QuantizeSpec
 from tests.quant.nets import measured_scales, run
 from tests.quant.patterns import PATTERNS
@@ -73,20 +72,6 @@ def test_the_rest_may_be_fp16(name: str, opset: int) -> None:
     # The optimizer computes the steps of the bias in fp16, where they underflow; see app/engines/rules.py.
     got = run(result.model, images, is_optimized=False)
     assert all(error(value, got[output]) < 0.05 for output, value in run(model, images).items())
-
-
-def test_placements_worth_a_timing_differ() -> None:
-    found = {}
-    for name in ("residual", "conv-relu", "gemm-forms"):
-        prepared = prepare_model(PATTERNS[name].build(17))
-        found[name] = list(find_distinct_placements(prepared, infer_types(prepared)))
-    assert found == {
-        "residual": ["conservative", "default"],
-        "conv-relu": ["conservative", "default"],
-        "gemm-forms": ["conservative"],
-    }
-    half = prepare_model(half_model(17))
-    assert find_distinct_placements(half, infer_types(half)) == {}
 
 
 def test_models_in_fp16_are_refused_with_the_reason() -> None:

@@ -38,10 +38,11 @@ def find_or_prepare(run: Run) -> dict[str, Any]:
 
 def _check_excluded(run: Run) -> None:
     # An exclude that names nothing fails now, rather than after the calibration.
-    names = list(run.job.spec.quantize.excluding(()).exclude)
+    quantize = run.job.spec.quantize
+    names = list(quantize.excluding(()).exclude)
     if names:
         model = model_path(run.worker.blobs, run.job.model, run.folder / "model")
-        run.child(CHECK_STEP, {"model": model, "exclude": names})
+        run.child(CHECK_STEP, {"model": model, "exclude": names, "placement": quantize.placement})
 
 
 def _read_answer(folder: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import onnx
 from app.errors import InsufficientStorage
 from app.native.heap import trim_heap
 from app.observers.prepare import prepare_model_to_observe
-from app.quant.graph import find_activations, find_needed_tensors, prepare_model
+from app.quant.graph import arrange_for_placement, find_activations, find_needed_tensors, prepare_model
 from app.quant.selection import find_excluded
 from app.worker.steps.equalize import write_equalized
 
@@ -50,9 +50,11 @@ def _prepare(request: dict[str, Any], report: Report) -> dict[str, Any]:
 
 
 def check_excluded(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Return {}. request: {"model": path, "exclude": names}. Raises SpecProblem for a name that the model does not have."""
+    """Return {}. request: {"model": path, "exclude": names, "placement"}. Raises SpecProblem for names that fit no node."""
     model = onnx.load(request["model"])
-    find_excluded(request["exclude"], model.graph, prepare_model(model).graph)
+    prepared = prepare_model(model)
+    arrange_for_placement(prepared, request["placement"])
+    find_excluded(request["exclude"], model.graph, prepared.graph)
     return {}
 
 

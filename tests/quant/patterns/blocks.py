@@ -215,7 +215,7 @@ def affine_tail(opset: int) -> onnx.ModelProto:
 
 PATTERNS = (
     Pattern(conv_relu, (1, 2, 2), opsets=OPSETS),
-    Pattern(conv_clip, (2, 3, 5), opsets=OPSETS),
+    Pattern(conv_clip, (2, 3, 4), opsets=OPSETS),
     Pattern(conv_silu, (1, 2, 2), opsets=OPSETS),
     Pattern(conv_hardswish, (1, 2, 2), opsets=OPSETS),
     Pattern(conv_leaky, (3, 4, 4), opsets=OPSETS),

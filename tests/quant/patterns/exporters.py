@@ -95,5 +95,5 @@ PATTERNS = (
     Pattern(separable, (3, 4, 7), opsets=(9, 13)),
     Pattern(resized_to_another, (2, 3, 4), opsets=(11, 13)),
     Pattern(keras_gate, (3, 4, 4), floats=("squeezed", "excited"), opsets=(13, 17)),
-    Pattern(normalized_input, (3, 5, 7), opsets=(9, 13)),
+    Pattern(normalized_input, (3, 5, 6), opsets=(9, 13)),
 )

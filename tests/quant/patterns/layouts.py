@@ -85,9 +85,9 @@ def detector_head(opset: int) -> onnx.ModelProto:
 
 PATTERNS = (
     Pattern(nhwc, (2, 3, 4), opsets=OPSETS),
-    Pattern(nhwc_outside, (2, 3, 6), opsets=OPSETS),
+    Pattern(nhwc_outside, (2, 3, 5), opsets=OPSETS),
     Pattern(many_inputs, (1, 3, 7), opsets=OPSETS),
     Pattern(dynamic_picture, (2, 3, 5), opsets=OPSETS),
-    Pattern(fixed_batch, (1, 2, 2), floats=("output",), opsets=OPSETS),
+    Pattern(fixed_batch, (1, 2, 4), opsets=OPSETS),
     Pattern(detector_head, (1, 2, 2), floats=("score",), opsets=OPSETS),
 )

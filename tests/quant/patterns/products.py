@@ -130,7 +130,7 @@ def matmul_forms(opset: int) -> onnx.ModelProto:
 PATTERNS = (
     Pattern(gemm_forms, (4, 4, 4), opsets=OPSETS),
     Pattern(gemm_of_activations, (2, 3, 3), opsets=OPSETS),
-    Pattern(dense_head, (1, 2, 4), opsets=OPSETS),
+    Pattern(dense_head, (1, 2, 3), opsets=OPSETS),
     Pattern(attention, (4, 8, 16), opsets=(13, 17, 21, 24)),
     Pattern(modern_attention, (3, 8, 11), opsets=(17, 21, 24)),
     Pattern(gelu, (2, 2, 2), opsets=(21, 24)),
