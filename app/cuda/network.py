@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from app.cuda.runtime import TensorRt
 
 _ERRORS_SHOWN = 6
@@ -47,7 +49,7 @@ def parse_network(tensorrt: TensorRt, model: Path, is_typed: bool) -> Network:
     builder = _open_builder(tensorrt)
     definition = builder.create_network(_flags(tensorrt.module, is_typed))
     parser = tensorrt.module.OnnxParser(definition, tensorrt.log)
-    if not parser.parse_from_file(str(model)):
+    if not _parse(parser, model):
         raise tensorrt.problem("; ".join(_parser_errors(parser)))
     return Network(tensorrt, builder, parser, definition)
 
@@ -61,6 +63,22 @@ def mark_outputs(network: Network, names: Iterable[str]) -> None:
             raise network.tensorrt.problem(f"it has no tensor {name} after parsing")
         if name not in marked and not tensors[name].is_network_input:
             network.definition.mark_output(tensors[name])
+
+
+def _parse(parser: Any, path: Path) -> bool:
+    # TensorRT takes dimensions of one name for equal; exporters name all that they do not know alike, such as "?".
+    model = onnx.load(path, load_external_data=False)
+    alike = [value for value in model.graph.input if _has_repeated_names(value)]
+    for value in alike:
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if size.dim_param:
+                size.dim_param = f"{value.name}_{axis}"
+    return parser.parse(model.SerializeToString(), str(path)) if alike else parser.parse_from_file(str(path))
+
+
+def _has_repeated_names(value: onnx.ValueInfoProto) -> bool:
+    names = [size.dim_param for size in value.type.tensor_type.shape.dim if size.dim_param]
+    return len(set(names)) < len(names)
 
 
 def _open_builder(tensorrt: TensorRt) -> Any:

@@ -15,7 +15,7 @@ from app.quant.graph import find_needed_tensors, prepare_model
 from app.quant.placement import PLACEMENTS
 from app.quant.qdq import model_to_bytes, quantize_model
 from app.spec import Precision, QuantizeSpec, ShapeProfile
-from tests.quant.nets import NETS, images, measured_scales
+from tests.quant.nets import NETS, Net, images, measured_scales
 from tests.quant.samples import digits_images, digits_model, efficientnet_model, parse_oracle, photos
 
 DIGITS_SHAPES = {"input": ShapeProfile(min=(1, 1, 28, 28), opt=(8, 1, 28, 28), max=(32, 1, 28, 28))}
@@ -129,6 +129,17 @@ def test_rtx_builds_every_net(tmp_path: Path, name: str, placement: str, float_t
     sizes = tuple(d.dim_value or 4 for d in model.graph.input[0].type.tensor_type.shape.dim)
     shapes = {"input": ShapeProfile(min=sizes, opt=sizes, max=sizes)}
     build("tensorrt-rtx", BuildRequest(path, tmp_path / "p", shapes=shapes, compute_capability=("8.6",)))
+
+
+@needs_rtx
+def test_sizes_that_the_exporter_named_alike_may_differ(tmp_path: Path) -> None:
+    net = Net(["N", 3, "?", "?"])
+    net.conv("input", "output", 3, 16)
+    path = save(net.model({"output": ["N", 16, "?", "?"]}), tmp_path / "m.onnx")
+    sizes = (2, 3, 16, 32)
+    shapes = {"input": ShapeProfile(min=sizes, opt=sizes, max=sizes)}
+    build("tensorrt-rtx", BuildRequest(path, tmp_path / "p", "fp32", shapes=shapes, compute_capability=("8.6",)))
+    assert (tmp_path / "p").stat().st_size > 0
 
 
 @needs_rtx
