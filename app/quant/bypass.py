@@ -6,6 +6,7 @@ import onnx
 
 from app.quant.int8_nodes import find_int8_nodes
 from app.quant.nodes import Index, index_graph, replace_nodes
+from app.quant.saturation import clip_where_read
 from app.quant.simplify import remove_unused
 
 
@@ -32,6 +33,7 @@ def with_float(quantized: onnx.ModelProto, float_model: onnx.ModelProto, outputs
         node.input.extend(floats.producers[name].input)
     if corrections:
         replace_nodes(copy.graph, [node for node in copy.graph.node if node.name not in corrections])
+    clip_where_read(copy.graph, float_model)
     _bring_constants(copy.graph, floats)
     remove_unused(copy.graph)
     return copy

@@ -17,6 +17,7 @@ from app.quant.graph import arrange_for_placement, find_activations, prepare_mod
 from app.quant.nodes import Namer, replace_nodes
 from app.quant.placement import PlacementPlan, WeightUse, plan_placement
 from app.quant.qdq_report import report_placement
+from app.quant.saturation import relu_from_saturating
 from app.quant.selection import find_excluded
 from app.quant.simplify import remove_unused
 from app.quant.table import Extremes
@@ -85,6 +86,8 @@ def quantize_model(
     remove_unused(prepared.graph)
     if tune:
         report["tuned"] = tune(before, prepared)
+    if spec.placement == "fused":
+        relu_from_saturating(prepared.graph)
     if spec.float_type == "fp16":
         amax = {name: 127 * float(scale) for name, scale in scales.items()}
         prepared, report["kept_fp32"] = float16_from_model(prepared, amax, keeps_outputs=spec.placement == "fused")

@@ -1,6 +1,5 @@
 """Real TensorRT, up to 10, builds in INT8 from an exported cache and misses the scale of no tensor."""
 
-import gc
 import json
 import re
 from pathlib import Path
@@ -9,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.cuda.build import BuildOptions, build_plan
 from app.cuda.device import Device
-from app.cuda.log import open_log
+from app.cuda.network import parse_network
+from app.cuda.runtime import open_tensorrt
+from app.engines.calibrators import open_cached_calibrator
 from app.quant.table import scale_from_amax, table_from_scales, table_to_json
 from app.quant.trt_cache import format_trt_cache
+from app.spec import ShapeProfile
 from app.worker.steps.export_cache import export_cache
 from tests.quant.published import published_amax, published_path
 from tests.quant.samples import digits_model, parse_oracle
@@ -36,47 +39,14 @@ def exported(folder: Path, model: Path, scales: dict[str, float]) -> tuple[bytes
     return format_trt_cache(listed, trt.__version__).encode(), told
 
 
-def missing_scales(model: Path, cache: bytes) -> set[str]:
+def missing_scales(model: Path, cache: bytes, sizes: tuple[int, ...]) -> set[str]:
     """Build from the cache at level 0, and return the tensors whose scale TensorRT complains of; a GPU is open."""
-
-    class FromCache(trt.IInt8EntropyCalibrator2):
-        def __init__(self) -> None:
-            trt.IInt8EntropyCalibrator2.__init__(self)
-
-        def get_batch_size(self) -> int:
-            return 1
-
-        def get_batch(self, names: list[str]) -> None:
-            raise AssertionError("TensorRT did not take the cache and calibrates")
-
-        def read_calibration_cache(self) -> bytes:
-            return cache
-
-        def write_calibration_cache(self, cache: Any) -> None:
-            raise AssertionError("TensorRT did not take the cache and writes its own")
-
     lines: list[str] = []
-    logger, calibrator = open_log(trt, lambda event: lines.append(event["log"])), FromCache()
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse_from_file(str(model)), [parser.get_error(n).desc() for n in range(parser.num_errors)]
-    config = builder.create_builder_config()
-    config.set_flag(trt.BuilderFlag.INT8)
-    config.int8_calibrator = calibrator
-    config.builder_optimization_level = 0
-    profile = builder.create_optimization_profile()
-    for number in range(network.num_inputs):
-        value = network.get_input(number)
-        sizes = [size if size > 0 else fallback for size, fallback in zip(value.shape, (1, 3, 48, 192), strict=True)]
-        profile.set_shape(value.name, sizes, sizes, sizes)
-    config.add_optimization_profile(profile)
-    config.set_calibration_profile(profile)
-    gc.collect()  # not from within a callback, see `app.cuda.build`
-    gc.disable()
-    plan = builder.build_serialized_network(network, config)
-    gc.enable()
-    assert plan is not None, lines[-5:]
+    network = parse_network(open_tensorrt(lambda event: lines.append(event["log"])), model, is_typed=False)
+    shapes = {value.name: ShapeProfile(min=sizes, opt=sizes, max=sizes) for value in network.inputs}
+    calibrator = open_cached_calibrator(trt, cache)
+    build_plan(network, BuildOptions(optimization_level=0, flags=("INT8",), shapes=shapes, calibrator=calibrator))
+    assert not [line for line in lines if "Starting Calibration" in line], "TensorRT did not take the cache"
     return {found[1] for line in lines for found in _MISSING.finditer(line)}
 
 
@@ -90,7 +60,7 @@ def test_digits_miss_nothing_where_all_was_observed(gpu: Device, tmp_path: Path)
     activations |= {name for node in digits_model().graph.node for name in node.output}
     scales = {name: float(scale) for name, scale in parse_oracle("minmax").items() if name in activations}
     cache, told = exported(tmp_path, MODEL, scales)
-    missing = missing_scales(MODEL, cache)
+    missing = missing_scales(MODEL, cache, (1, 1, 28, 28))
     assert missing - helpers(told, missing) == set()
     assert set(told["missing"]) <= helpers(told, set(told["missing"]))
 
@@ -98,7 +68,7 @@ def test_digits_miss_nothing_where_all_was_observed(gpu: Device, tmp_path: Path)
 def test_what_is_missed_is_what_was_said_to_be_missing(gpu: Device, tmp_path: Path) -> None:
     oracle = parse_oracle("minmax")
     cache, told = exported(tmp_path, MODEL, {name: float(oracle[name]) for name in ("input", "/2/Relu_output_0")})
-    missing = missing_scales(MODEL, cache)
+    missing = missing_scales(MODEL, cache, (1, 1, 28, 28))
     assert missing - helpers(told, missing) <= set(told["missing"])
 
 
@@ -106,5 +76,5 @@ def test_a_published_classifier_misses_nothing(gpu: Device, tmp_path: Path) -> N
     amax = {name: value for name, value in published_amax("classifier").items() if np.float32(value / 127) > 0}
     dead = published_amax("classifier").keys() - amax.keys()
     cache, told = exported(tmp_path, published_path("classifier"), {name: value / 127 for name, value in amax.items()})
-    missing = missing_scales(published_path("classifier"), cache)
+    missing = missing_scales(published_path("classifier"), cache, (1, 3, 48, 192))
     assert missing - helpers(told, missing) <= dead
