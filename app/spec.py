@@ -15,6 +15,7 @@ ID_PATTERN = re.compile(r"[a-z]+_[0-9a-z]{20,}")
 
 Method = Literal["auto", "entropy", "minmax", "percentile", "mse", "native-entropy", "native-minmax"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+Format = Literal["int8", "fp8"]
 Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt"]
 Placement = Literal["conservative", "default", "fused", "measured"]
 FloatType = Literal["fp32", "fp16"]
@@ -154,6 +155,8 @@ class QuantizeSpec(Frozen):
     `asymmetric` gives activations zero points, so that all steps are spent on values that occur; for ONNX Runtime alone.
     `bias_correction` takes the error to expect of every INT8 output channel out of its bias; `weight_rounding` gptq
     rounds each weight to make up for the rounding of those before it. Both look at calibration images.
+    `format` is what Q/DQ pairs have between them: int8, or fp8 (E4M3) for GPUs from compute capability 8.9 on; an engine of
+    precision fp8 has it by itself. It takes none of the options that are made for INT8's steps.
     `exclude` lists what stays float; `auto`, alone or in the list, adds the fewest multiply-adds that make the gate hold
     (`judge.gate`; without one an agreement of 0.98, or an SQNR of 30 dB for a model without classes), at most the share
     `max_excluded` (default: any for a gate, 0.05 without one). A node that is really called auto is `[a]uto`.
@@ -173,9 +176,14 @@ class QuantizeSpec(Frozen):
     asymmetric: bool = False
     bias_correction: bool = False
     weight_rounding: WeightRounding = "nearest"
+    format: Format = "int8"
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
+        if self.format == "fp8" and self.needs_int8:
+            raise ValueError(
+                "bias_correction, weight_rounding, asymmetric and exclude: auto are for format int8; leave them out"
+            )
         if self.center and not self.bias_correction:
             raise ValueError("center needs bias_correction: true; without it rounded weights cost more than is gained")
         if self.asymmetric and (self.center or self.float_type == "fp16"):
@@ -188,6 +196,11 @@ class QuantizeSpec(Frozen):
     def is_tuned(self) -> bool:
         """Whether weights or biases are fitted to images."""
         return self.bias_correction or self.weight_rounding != "nearest"
+
+    @property
+    def needs_int8(self) -> bool:
+        """Whether an option is made for the even steps of INT8."""
+        return self.is_tuned or self.asymmetric or self.excludes_automatically
 
     @property
     def excludes_automatically(self) -> bool:
@@ -257,6 +270,11 @@ class EngineSpec(Frozen):
     version_compatible: bool = False
     hardware_compatible: bool = False
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it needs a calibration table."""
+        return self.precision in ("int8", "fp8")
+
 
 class GateSpec(Frozen):
     """What an engine must reach: its job fails with `gate_missed` otherwise."""
@@ -315,7 +333,7 @@ class JobSpec(Frozen):
         if self.calibration is None and self.engine is None:
             raise ValueError("calibration: null and engine: null together leave nothing to do")
         if self.calibration is None and self.is_quantized:
-            raise ValueError("calibration: null needs engine.precision fp32, fp16 or bf16; int8 must be calibrated")
+            raise ValueError("calibration: null needs engine.precision fp32, fp16 or bf16; int8 and fp8 must be calibrated")
         return self
 
     def _table_is_used(self) -> Self:
@@ -326,4 +344,4 @@ class JobSpec(Frozen):
     @property
     def is_quantized(self) -> bool:
         """Whether the engine asked for needs a calibration table."""
-        return self.engine is not None and self.engine.precision in ("int8", "fp8")
+        return self.engine is not None and self.engine.is_quantized

@@ -25,7 +25,7 @@ from app.jobs.resolve import is_equalized
 from app.jobs.submit import lookup
 from app.quant.table import Table, scales_from_table, table_from_json
 from app.quant.table_diff import diff_scales
-from app.spec import FloatType, Frozen, JobSpec, Placement, QuantizeSpec
+from app.spec import FloatType, Format, Frozen, JobSpec, Placement, QuantizeSpec
 
 router = APIRouter(prefix="/v1/tables")
 
@@ -50,6 +50,7 @@ class QuantizeQuery(Frozen):
     float_type: FloatType = "fp32"
     placement: Placement = "default"
     asymmetric: bool = False
+    format: Format = "int8"
     exclude: list[str] = Field(default=[], max_length=1000)
 
 

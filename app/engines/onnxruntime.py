@@ -117,12 +117,18 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
+#: They take whatever a QuantizeLinear gives for an integer.
+_WRONG_WITH_FP8 = ["WeightBiasQuantization", "ClipQuantRewrite", "ReluQuantRewrite"]
+
+
 def find_wrong_optimizers(model: onnx.ModelProto) -> list[str]:
     """Return the optimizers of ONNX Runtime that compute this model wrongly."""
     # Measured with ONNX Runtime 1.32: in fp16 Q/DQ models it rounds activation scale * weight scale to fp16, where it
     # underflows, and writes the bias in these steps (digits with TensorRT's entropy table: accuracy 0.62 becomes 0.17).
     scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     is_half = any(t.data_type == onnx.TensorProto.FLOAT16 and t.name in scales for t in model.graph.initializer)
+    if any(tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN for tensor in model.graph.initializer):
+        return _WRONG_WITH_FP8
     return ["WeightBiasQuantization"] if is_half else []
 
 

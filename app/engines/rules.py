@@ -1,12 +1,12 @@
 """What each backend can build, known without importing any runtime: the API refuses the rest before a job starts."""
 
-from app.engines.tensorrt_rules import check_tensorrt_spec, refuse_tensorrt_options, refuse_zero_points
+from app.engines.tensorrt_rules import LEAST_FP8, check_tensorrt_spec, refuse_tensorrt_options, refuse_zero_points
 from app.errors import ComputeCapabilityRequired, ComputeCapabilityUnsupported, UnsupportedOption
 from app.spec import EngineSpec, QuantizeSpec
 
 #: GPUs that TensorRT-RTX 1.7 builds for ahead of time.
 RTX_COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-RTX_PRECISIONS = ("fp32", "fp16", "int8")
+RTX_PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 ONNXRUNTIME_PRECISIONS = ("fp32", "int8")
 _TURING = "7.5"
 
@@ -54,6 +54,9 @@ def _check_rtx(engine: EngineSpec, quantize: QuantizeSpec) -> None:
     for value in engine.compute_capability:
         if value not in RTX_COMPUTE_CAPABILITIES:
             reason = f"tensorrt-rtx builds for {', '.join(RTX_COMPUTE_CAPABILITIES)}"
+            raise ComputeCapabilityUnsupported(value=value, reason=reason)
+        if engine.precision == "fp8" and float(value) < LEAST_FP8:
+            reason = f"fp8 needs compute capability {LEAST_FP8} or more; take int8"
             raise ComputeCapabilityUnsupported(value=value, reason=reason)
     is_half = engine.precision == "fp16" or (engine.precision == "int8" and quantize.float_type == "fp16")
     if _TURING in engine.compute_capability and not is_half:

@@ -17,11 +17,12 @@ from app.engines.calibrators import open_cached_calibrator
 from app.engines.driver_floor import find_driver_floor
 from app.engines.layers import count_layers, list_layers
 from app.engines.portions import run_in_portions
+from app.engines.tensorrt_rules import LEAST_FP8
 from app.engines.typed_model import typed_model
 from app.errors import UnsupportedOption
 
 #: From these compute capabilities on a GPU has tensor cores for it.
-_LEAST_CAPABILITY = {"fp32": 0.0, "fp16": 5.3, "int8": 6.1, "bf16": 8.0}
+_LEAST_CAPABILITY = {"fp32": 0.0, "fp16": 5.3, "int8": 6.1, "bf16": 8.0, "fp8": LEAST_FP8}
 
 
 class TensorRtRunner:
@@ -93,7 +94,8 @@ class TensorRtBackend:
 
 
 def _precisions(features: Features, device: Device) -> tuple[str, ...]:
-    has = {"fp32": True, "fp16": True, "int8": True, "bf16": features.bf16 and features.precision_flags}
+    has = dict.fromkeys(_LEAST_CAPABILITY, True)
+    has |= {"bf16": features.bf16 and features.precision_flags, "fp8": features.fp8}
     capability = float(device.compute_capability)
     return tuple(name for name, least in _LEAST_CAPABILITY.items() if has[name] and capability >= least)
 

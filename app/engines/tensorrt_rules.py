@@ -5,14 +5,16 @@ from app.spec import EngineSpec, QuantizeSpec
 
 #: A hardware-compatible plan runs on GPUs from this compute capability (Ampere) on.
 LEAST_COMPATIBLE = 8.0
-TENSORRT_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+#: Tensor cores of GPUs from this compute capability (Ada) on multiply fp8.
+LEAST_FP8 = 8.9
+TENSORRT_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 _OWN_OPTIONS = ("tensorrt_version", "tf32", "version_compatible", "hardware_compatible")
 
 
 def check_tensorrt_spec(engine: EngineSpec, quantize: QuantizeSpec) -> None:
     """Raise the problem that makes this engine impossible with every TensorRT."""
     if engine.precision not in TENSORRT_PRECISIONS:
-        reason = f"Q/DQ models are written in INT8 here; tensorrt engines are {', '.join(TENSORRT_PRECISIONS)}"
+        reason = f"tensorrt engines are {', '.join(TENSORRT_PRECISIONS)}"
         raise UnsupportedOption(option=f"engine.precision {engine.precision}", reason=reason)
     refuse_zero_points(engine, quantize)
     if engine.compute_capability is not None and len(engine.compute_capability) > 1:
@@ -38,7 +40,7 @@ def refuse_tensorrt_options(engine: EngineSpec) -> None:
 
 def _check_implicit(engine: EngineSpec, quantize: QuantizeSpec) -> None:
     if engine.precision != "int8":
-        reason = f"there is nothing to quantize with engine.precision {engine.precision}"
+        reason = f"a calibration cache quantizes to int8, not to engine.precision {engine.precision}"
         raise UnsupportedOption(option="engine.quantization implicit", reason=reason)
     for name in ("placement", "equalize", "bias_correction"):
         if getattr(quantize, name) != getattr(QuantizeSpec(), name):

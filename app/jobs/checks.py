@@ -6,7 +6,7 @@ from app.engines.rules import check_engine_spec
 from app.errors import DatasetTooSmall, ShapeProfileInvalid, SpecProblem, UnsupportedOption
 from app.inputs.preprocess import made_shape
 from app.resolved import ResolvedJob
-from app.spec import CalibrationSpec, JobSpec, QuantizeSpec
+from app.spec import CalibrationSpec, EngineSpec, JobSpec, QuantizeSpec
 
 _TENSORRT_REASONS = {
     "shards": "TensorRT's first batch decides all bins, so parts cannot be merged; use calibration.grid mergeable",
@@ -25,6 +25,7 @@ def check_spec(spec: JobSpec, inputs: list[dict[str, Any]], images: int | None) 
         check_engine_spec(spec.engine, spec.quantize)
         _check_images_fit(spec, inputs)
         _check_quantize_has_effect(spec)
+        _check_format(spec, spec.engine)
     _check_latency(spec)
     _check_judged_float_type(spec)
     _check_measured(spec)
@@ -68,8 +69,8 @@ def _check_measured_on_images(spec: JobSpec) -> None:
 def _check_latency(spec: JobSpec) -> None:
     if not spec.judge.latency:
         return
-    if spec.engine is None or spec.engine.precision != "int8":
-        raise SpecProblem(reason="judge.latency compares an int8 engine with float ones; it needs engine.precision int8")
+    if spec.engine is None or not spec.is_quantized:
+        raise SpecProblem(reason="judge.latency compares an int8 engine with float ones; it needs engine.precision int8 or fp8")
     if spec.engine.backend == "tensorrt-rtx":
         reason = "tensorrt-rtx plans are built for GPUs that the worker need not have; time them where they run"
         raise UnsupportedOption(option="judge.latency", reason=reason)
@@ -91,7 +92,7 @@ def _check_judged_float_type(spec: JobSpec) -> None:
 def _check_measured(spec: JobSpec) -> None:
     if spec.quantize.placement != "measured":
         return
-    is_explicit = spec.engine is not None and spec.engine.quantization == "explicit" and spec.engine.precision == "int8"
+    is_explicit = spec.engine is not None and spec.engine.quantization == "explicit" and spec.is_quantized
     if spec.engine is None or spec.engine.backend != "tensorrt" or not is_explicit:
         reason = "it takes timings on the GPU of an explicit int8 engine of tensorrt; choose conservative, default or fused"
         raise UnsupportedOption(option="quantize.placement measured", reason=reason)
@@ -130,6 +131,15 @@ def _check_quantize_has_effect(spec: JobSpec) -> None:
     if changed and not spec.is_quantized:
         assert spec.engine is not None
         raise SpecProblem(reason=f"quantize has nothing to act on with engine.precision {spec.engine.precision}")
+
+
+def _check_format(spec: JobSpec, engine: EngineSpec) -> None:
+    if spec.is_quantized and spec.quantize.format != engine.precision:
+        reason = f"engine.precision is {engine.precision}; leave quantize.format out, for it follows from that"
+        raise SpecProblem(reason=f"quantize.format is {spec.quantize.format}, and {reason}")
+    if spec.quantize.format == "fp8" and (spec.quantize.needs_int8 or spec.judge.sensitivity):
+        option = "bias_correction, weight_rounding, asymmetric, exclude auto or judge.sensitivity with fp8"
+        raise UnsupportedOption(option=option, reason="they are made for INT8's even steps; leave them out, or take int8")
 
 
 def _check_images_fit(spec: JobSpec, inputs: list[dict[str, Any]]) -> None:

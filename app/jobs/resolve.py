@@ -13,7 +13,7 @@ from app.engines.tensorrt_rules import LEAST_COMPATIBLE
 from app.errors import SpecProblem, WorkerUnavailable
 from app.inputs.preprocess import resolve_preprocess, resolve_shapes
 from app.jobs.checks import check_gate_can_be_told, check_spec
-from app.jobs.tensorrt_spec import decide_for_tensorrt
+from app.jobs.tensorrt_spec import decide_for_tensorrt, decide_format
 from app.resolved import ResolvedDataset, ResolvedJob, ResolvedModel, StoredFile, Tools
 from app.settings import Settings
 from app.spec import EngineSpec, JobSpec
@@ -108,7 +108,7 @@ def resolve_rows(spec: JobSpec, rows: JobRows, fleet: Fleet) -> tuple[ResolvedJo
     Raises SpecProblem, UnsupportedOption, PreprocessRequired, InputLayoutMismatch, ShapeProfileRequired,
     ShapeProfileInvalid, DatasetTooSmall, ComputeCapability... and WorkerUnavailable, all before any work.
     """
-    spec = decide_for_tensorrt(_decide(spec, rows, fleet))
+    spec = decide_for_tensorrt(decide_format(_decide(spec, rows, fleet)))
     check_spec(spec, rows.model.facts["inputs"], rows.dataset.images if rows.dataset else None)
     queue = find_job_queue(spec, fleet)
     if queue is None and not spec.wait_for_worker_seconds and not fleet.is_starting:

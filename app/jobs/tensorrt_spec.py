@@ -5,6 +5,14 @@ from typing import Any
 from app.spec import JobSpec
 
 
+def decide_format(spec: JobSpec) -> JobSpec:
+    """Return the spec with the format of Q/DQ pairs that its engine has, unless the spec names one."""
+    is_open = spec.engine is not None and "format" not in spec.quantize.model_fields_set
+    if not is_open or spec.engine is None or spec.engine.precision != "fp8":
+        return spec
+    return spec.model_copy(update={"quantize": spec.quantize.model_copy(update={"format": "fp8"})})
+
+
 def decide_for_tensorrt(spec: JobSpec) -> JobSpec:
     """Return the spec of a TensorRT job with every default decided; another backend's as it is.
 
@@ -12,7 +20,7 @@ def decide_for_tensorrt(spec: JobSpec) -> JobSpec:
     spec says otherwise: so explicit Q/DQ gets the kernels that implicit quantization chooses. An implicit engine needs
     the range of every activation, not of those alone that a Q/DQ placement would quantize.
     """
-    if spec.engine is None or spec.engine.backend != "tensorrt" or spec.engine.precision != "int8":
+    if spec.engine is None or spec.engine.backend != "tensorrt" or not spec.is_quantized:
         return spec
     is_explicit = spec.engine.quantization == "explicit"
     wanted = {"float_type": "fp16"} | ({"placement": "fused"} if is_explicit else {})

@@ -12,6 +12,7 @@ from app.errors import QuantizeProblem, TableIncomplete, TableScaleInvalid, Unsu
 from app.quant.center import center_activations
 from app.quant.channels import report_channels
 from app.quant.equalize import equalize_model
+from app.quant.float8 import float8_from_int8
 from app.quant.float16 import float16_from_model
 from app.quant.graph import arrange_for_placement, find_activations, prepare_model
 from app.quant.nodes import Namer, replace_nodes
@@ -58,7 +59,8 @@ def quantize_model(
     `scales` holds float32 scales by tensor name; more than needed do no harm. Nodes that read one of the `dead`
     tensors (zero on every image, so without a scale) stay float. With `equalize` the scales are those of the equalized
     model. With `asymmetric` activations have zero points, from the `extremes` that were observed of a tensor where they are
-    known. `tune` is needed where the spec asks for bias correction or weight rounding. The same input gives the same bytes.
+    known. `tune` is needed where the spec asks for bias correction or weight rounding. With `format` fp8 the pairs are as for
+    int8, the numbers between them E4M3. The same input gives the same bytes.
 
     Raises SpecProblem (unknown exclude), UnsupportedOption, TableIncomplete, TableScaleInvalid, QuantizeProblem
     (nothing to quantize, unusable weights) and what `prepare_model` raises.
@@ -88,6 +90,8 @@ def quantize_model(
         report["tuned"] = tune(before, prepared)
     if spec.placement == "fused":
         relu_from_saturating(prepared.graph)
+    if spec.format == "fp8":
+        prepared = float8_from_int8(prepared, before, spec.float_type)
     if spec.float_type == "fp16":
         amax = {name: 127 * float(scale) for name, scale in scales.items()}
         prepared, report["kept_fp32"] = float16_from_model(prepared, amax, keeps_outputs=spec.placement == "fused")

@@ -62,9 +62,13 @@ def least_scale_from_bias(bias: np.ndarray | None, activation_scale: float) -> n
 def _scale_from_weight_amax(amax: np.ndarray, options: WeightOptions) -> np.ndarray:
     least = options.least_scale
     floor = least if least.shape == amax.shape else np.full(amax.shape, least.max(initial=0.0))
-    # Nothing denormal: GPUs flush it to zero.
-    scales = np.maximum(np.where(amax > 0, np.maximum(amax / _LARGEST, floor), 1.0), np.finfo(np.float32).tiny)
-    return (_float16_scales(scales) if options.float_type == "fp16" else scales).astype(np.float32)
+    return round_scales(np.where(amax > 0, np.maximum(amax / _LARGEST, floor), 1.0), options.float_type)
+
+
+def round_scales(scales: np.ndarray, float_type: FloatType) -> np.ndarray:
+    """Return scales as float32, of numbers that float_type holds; none is denormal: GPUs flush that to zero."""
+    kept = np.maximum(scales, np.finfo(np.float32).tiny)
+    return (_float16_scales(kept) if float_type == "fp16" else kept).astype(np.float32)
 
 
 def _float16_scales(scales: np.ndarray) -> np.ndarray:

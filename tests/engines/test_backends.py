@@ -132,6 +132,16 @@ def test_rtx_builds_every_net(tmp_path: Path, name: str, placement: str, float_t
 
 
 @needs_rtx
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_rtx_builds_fp8(tmp_path: Path, placement: str) -> None:
+    spec = QuantizeSpec.model_validate({"format": "fp8", "float_type": "fp16", "placement": placement})
+    path = save(quantize_model(digits_model(), parse_oracle("minmax"), spec).model, tmp_path / "m.onnx")
+    request = BuildRequest(path, tmp_path / "p", "fp8", shapes=DIGITS_SHAPES, compute_capability=("8.9", "12.0"))
+    result, _ = build("tensorrt-rtx", request)
+    assert result.metadata["precision"] == "fp8"
+
+
+@needs_rtx
 def test_sizes_that_the_exporter_named_alike_may_differ(tmp_path: Path) -> None:
     net = Net(["N", 3, "?", "?"])
     net.conv("input", "output", 3, 16)

@@ -50,6 +50,16 @@ def test_digits_keep_their_accuracy(tmp_path: Path, precision: Precision, float_
     assert 0.965 <= accuracy(request.plan) <= 0.977
 
 
+@pytest.mark.parametrize("placement", ["default", "fused"])
+def test_fp8_keeps_the_digits_accuracy_where_the_gpu_has_it(tmp_path: Path, placement: str) -> None:
+    info = get_backend("tensorrt").probe()
+    if info is None or "fp8" not in info.precisions:
+        pytest.skip("this GPU, or TensorRT, has no fp8")
+    request, result, _ = build_digits(tmp_path, "fp8", float_type="fp16", placement=placement)
+    assert result.metadata["layers"]["fp8"] > 0
+    assert 0.96 <= accuracy(request.plan) <= 0.98
+
+
 @needs_calibrator
 @pytest.mark.parametrize(("method", "lowest", "highest"), [("minmax", 0.965, 0.977), ("entropy2", 0.60, 0.65)])
 def test_an_implicit_engine_runs_the_cache_that_it_got(tmp_path: Path, method: str, lowest: float, highest: float) -> None:

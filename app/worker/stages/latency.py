@@ -21,9 +21,10 @@ def measure_models(run: Run, engine: EngineRow) -> dict[str, Any]:
 
 
 def latency_warnings(backend: str, precisions: dict[str, Any]) -> list[str]:
-    """Return `int8_not_faster` where INT8 takes as long as the float engine that it shall replace, or longer."""
+    """Return `int8_not_faster`, or fp8, where that takes as long as the float engine that it shall replace, or longer."""
     rival = precisions[_RIVALS[backend]]["median_ms"]
-    return ["int8_not_faster"] if precisions["int8"]["median_ms"] >= rival else []
+    quantized = [name for name in ("int8", "fp8") if name in precisions]
+    return [f"{name}_not_faster" for name in quantized if precisions[name]["median_ms"] >= rival]
 
 
 def _usual_shape(run: Run) -> list[int]:

@@ -40,7 +40,7 @@ def _build_request(engine: EngineSpec, request: dict[str, Any]) -> BuildRequest:
     model = Path(request["model"])
     return BuildRequest(
         # Implicit quantization knows tensors by the names that the model came with, so it is built as it came.
-        model=model if engine.precision == "int8" else _prepared(model, Path(request["out"] + ".onnx")),
+        model=model if engine.is_quantized else _prepared(model, Path(request["out"] + ".onnx")),
         plan=Path(request["out"]),
         precision=engine.precision,
         float_type=float_type,
