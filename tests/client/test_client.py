@@ -33,11 +33,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(server: RunningServer, digits: Path) -> Iterator[Client]:
+def client(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[Client]:
+    """A client of a server that nobody has given work before: what is known there changes what is told of a job."""
+    server = RunningServer(tmp_path_factory.mktemp("server")).start()
     with Client(server.url) as client:
         client.push_model(MODEL, "client-digits")
         client.push_dataset(digits, "client-images")
         yield client
+    server.stop()
 
 
 def test_uploads_are_found_by_name_and_id(client: Client) -> None:
