@@ -1,13 +1,12 @@
 """fill=minmax-from-dataset: what an imported table lacks is measured by an ordinary calibration job, then taken over."""
 
 import asyncio
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Response
-from pydantic import ValidationError
 
+from app.api.asked_spec import preprocess_from_text, spec_from_fields
 from app.api.context import Context
 from app.api.importing import Import, read_import, store_import
 from app.api.jobs import ENDED, submit_and_wait
@@ -62,19 +61,5 @@ def _measured_table(context: Context, job: dict[str, Any]) -> TableRow:
 def _spec(wanted: Import, measuring: Measuring, is_equalized: bool) -> JobSpec:
     fields: dict[str, Any] = {"model": wanted.model.id, "dataset": measuring.dataset, "engine": None}
     fields["quantize"] = {"equalize": is_equalized}  # between equalized convolutions the ranges are others
-    if measuring.preprocess is not None:
-        fields["preprocess"] = _preprocess(measuring.preprocess)
-    try:
-        return JobSpec.model_validate(fields | {"calibration": {"method": "minmax"}})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SpecProblem(reason=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
-
-
-def _preprocess(text: str) -> Any:
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SpecProblem(reason=f"preprocess is neither a preset's name nor JSON ({error})") from error
+    fields |= preprocess_from_text(measuring.preprocess)
+    return spec_from_fields(fields | {"calibration": {"method": "minmax"}})
