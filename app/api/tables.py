@@ -89,7 +89,7 @@ async def post_import(
     context: InContext,
     wanted: Annotated[ImportQuery, Query()],
 ) -> dict[str, Any]:
-    """Store a TRT cache text, ONNX Runtime's or ModelOpt's table or one of ours as an imported table of a model.
+    """Store a TRT cache text, ONNX Runtime's table (any of its three files), ModelOpt's or ours as an imported one of a model.
 
     With fill=minmax-from-dataset the answer is 202 and the job's document while that measures; send it again then.
     """

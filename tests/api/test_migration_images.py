@@ -102,7 +102,7 @@ def test_bad_images_are_refused_and_nothing_is_stored(server: Any, http: httpx.C
 
 
 def test_an_image_that_cannot_be_decoded_is_named_in_the_report(http: httpx.Client) -> None:
-    name, picture = next(iter(members(CALIBRATION).items()))
+    picture = next(iter(members(CALIBRATION).values()))
     answer = migrate(http, zip_of(some_digits(3) | {"broken.png": picture[: len(picture) // 2]}))
     problem = assert_problem(http.get(report_place(answer)), 422, "judge-failed")
     assert "broken.png" in str(problem["detail"])
