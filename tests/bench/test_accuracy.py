@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from app.bench.accuracy import OURS
+from app.bench.accuracy import OURS, Options
 from app.bench.judged import float_share, judge
 from app.bench.prepare import Wanted, prepare
 from app.bench.quantizers import ort_static
@@ -63,7 +63,8 @@ def test_the_share_in_float_is_read_from_any_qdq_model() -> None:
 def test_the_table_has_a_row_for_each_way(capsys: pytest.CaptureFixture[str], some_digits: Path) -> None:
     arguments = ["bench", "accuracy", "--model", str(DIGITS_MODEL), "--images", str(some_digits), "--splits", "1"]
     only = ["--only", "minmax", "--only", "asymmetric, exclude", "--only", "MinMax"]
-    assert run_command(["--json", *arguments, *only, "--method", "mse"]) == 0
+    strict = ["--min-agreement", "1", "--max-excluded", "0.2"]
+    assert run_command(["--json", *arguments, *only, "--method", "mse", *strict]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     combined = list(OURS)[-1].replace("auto", "mse", 1)
     assert combined == "mse, bias_correction, gptq, asymmetric, exclude auto"
@@ -72,6 +73,17 @@ def test_the_table_has_a_row_for_each_way(capsys: pytest.CaptureFixture[str], so
     assert all(row["images"] == 15 and "failed" not in row for row in rows)
     assert rows[0]["accuracy_fp32"] > 0.8
     assert rows[0]["float_share"] == 0.0
+    assert all(0.9 < row["expected_agreement"] <= 1 for row in rows)
+
+
+def test_a_gate_is_given_to_the_ways_that_exclude_automatically() -> None:
+    ways = Options(print, min_agreement=0.9995, max_excluded=0.1).ways()
+    assert list(ways) == list(OURS)
+    for what, way in ways.items():
+        is_excluding = "exclude auto" in what
+        assert way["judge"] == ({"gate": {"min_agreement": 0.9995}} if is_excluding else {})
+        assert way["quantize"].get("max_excluded") == (0.1 if is_excluding else None)
+    assert "max_excluded" not in str(Options(print).ways())
 
 
 def test_model_and_images_belong_together(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,20 @@ from app.client.session import Session, session_of
 from app.client.summary import format_share
 from app.errors import Problem
 
-_COLUMNS = ("net", "images", "what", "agreement", "least", "accuracy FP32", "accuracy INT8", "cosine", "SQNR dB", "float")
+_COLUMNS = (
+    "net",
+    "images",
+    "what",
+    "agreement",
+    "least",
+    "expected",
+    "accuracy FP32",
+    "accuracy INT8",
+    "cosine",
+    "SQNR dB",
+    "float",
+)
+_SHARES = ("agreement", "agreement_least", "expected_agreement", "accuracy_fp32", "accuracy_int8")
 #: EfficientNet-Lite0 was trained on (pixel - 127) / 128.
 _EFFICIENTNET = {"scale": 1.0, "mean": [127.0], "std": [128.0]}
 
@@ -52,6 +65,10 @@ class Ways:
     method: Annotated[
         Literal["auto", "entropy", "minmax", "percentile", "mse"], typer.Option(help="Method beside options.")
     ] = "auto"
+    min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Gate of the ways that exclude auto.")] = None
+    max_excluded: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of multiply-adds that these may leave in float.")
+    ] = None
 
 
 @grouped
@@ -96,7 +113,9 @@ def _measure(session: Session, client: Client, splits: Iterator[Any], ways: Ways
 
     python = str(ways.modelopt_python) if ways.modelopt_python else None
     try:
-        options = Options(session.screen.note, ways.others, python, tuple(ways.only or ()), ways.method)
+        options = Options(
+            session.screen.note, ways.others, python, tuple(ways.only or ()), ways.method, ways.min_agreement, ways.max_excluded
+        )
         return bench_accuracy(splits, client, options)
     except Problem as problem:
         raise LocalProblem(f"Cannot measure: {problem.detail}") from problem
@@ -105,8 +124,8 @@ def _measure(session: Session, client: Client, splits: Iterator[Any], ways: Ways
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     net = (row["net"], "", row["what"])
     if "failed" in row:
-        return (*net, row["failed"], "", "", "", "", "", "")
-    shares = (format_share(row[name]) for name in ("agreement", "agreement_least", "accuracy_fp32", "accuracy_int8"))
+        return (*net, row["failed"], *[""] * (len(_COLUMNS) - len(net) - 1))
+    shares = (format_share(row[name]) for name in _SHARES)
     cosine, sqnr = row["cosine"], row["sqnr_db"]
     figures = ("-" if cosine is None else f"{cosine:.5f}", "-" if sqnr is None else f"{sqnr:.2f}")
     return (row["net"], str(row["images"]), row["what"], *shares, *figures, format_share(row["float_share"]))
