@@ -55,7 +55,7 @@ async def post_migrate(request: Request, context: InContext, wanted: Annotated[M
     images that are refused, or a model that cannot be quantized with it, leave nothing behind.
     """
     settings = context.service.settings
-    quantize_spec(wanted, equalize=False)  # told before a large model has come
+    comparing_spec(quantize_spec(wanted, equalize=False), _comparing(wanted))  # told before a large model has come
     async with staging_folder(settings) as folder:
         read = await _read(context, await stage_form(request, settings, folder, _FIELDS), wanted)
         asked = await asyncio.to_thread(_asked, read, wanted)
@@ -111,11 +111,15 @@ async def _read_images(context: Context, read: _Read, asked: Asked, wanted: Migr
         if wanted.preprocess is not None or wanted.judge_images is not None:
             raise SpecProblem(reason="preprocess and judge_images are for the file images; with curl: -F images=@ARCHIVE")
         return None
-    spec = comparing_spec(asked.quantize, Comparing(wanted.preprocess, wanted.judge_images))
+    spec = comparing_spec(asked.quantize, _comparing(wanted))
     unpacked = await unpack_dataset(context, await stage_apart(read.form.file("images"), "i"))
     rows = JobRows(asked_model(read.facts), None, asked_dataset(unpacked))
     await asyncio.to_thread(check, context.service, spec, rows)
     return _Images(name_from_form(read.form, "images"), unpacked, spec)
+
+
+def _comparing(wanted: MigrateQuery) -> Comparing:
+    return Comparing(wanted.preprocess, wanted.judge_images)
 
 
 def _save(context: Context, read: _Read) -> TableRow:

@@ -85,7 +85,8 @@ def _read_json(content: bytes) -> ForeignTable:
 
 def _unknown_json(fields: Mapping[str, Any]) -> str:
     known = "a table of Enginesmith has a field format, ONNX Runtime's JSON lowest and highest, ModelOpt's names end in _scale"
-    return f"its JSON is of no known kind ({known}); first of all {next(iter(fields), 'it is empty')!a}"
+    first = f"its first field is {next(iter(fields))[:80]!a}" if fields else "it is empty"
+    return f"its JSON is of no known kind ({known}); {first}"
 
 
 def _from_amax(amax: Mapping[str, float], kind: str) -> ForeignTable:

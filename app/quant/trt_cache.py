@@ -70,7 +70,8 @@ def parse_trt_cache(content: bytes) -> ParsedCache:
     lines = lines_from_text(content)
     header = _HEADER.fullmatch(lines[0])
     if header is None:
-        raise TableProblem(reason=f"its first line is not {_HEADER_IS}{_LOST_LINES if lines[0].startswith('TRT-') else ''}")
+        has_more = lines[0].startswith("TRT-") and ":" in lines[0]
+        raise TableProblem(reason=f"its first line is not {_HEADER_IS}{_LOST_LINES if has_more else ''}")
     scales: dict[str, np.float32 | None] = {}
     for number, line in enumerate(lines[1:], start=2):
         name, scale = _parse_line(number, line)
