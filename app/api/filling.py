@@ -1,4 +1,4 @@
-"""fill=minmax-from-dataset: what an imported table lacks is measured by an ordinary calibration job, then taken over."""
+"""fill=minmax-from-dataset, extremes=true: what an imported table lacks is measured by an ordinary job, then taken over."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -25,10 +25,11 @@ class Measuring:
     wait_seconds: float
 
 
-def check_measuring(fill: str, measuring: Measuring) -> None:
+def check_measuring(fill: str, extremes: bool, measuring: Measuring) -> None:
     """Raise SpecProblem where a dataset is missing, or given for nothing."""
-    if (fill == "minmax-from-dataset") != (measuring.dataset is not None):
-        raise SpecProblem(reason="dataset=NAME and fill=minmax-from-dataset go together: give both, or neither")
+    if (extremes or fill == "minmax-from-dataset") != (measuring.dataset is not None):
+        reason = "dataset=NAME goes with fill=minmax-from-dataset or extremes=true, which measure on it: give both, or neither"
+        raise SpecProblem(reason=reason)
 
 
 async def import_table(context: Context, wanted: Import, measuring: Measuring, response: Response) -> dict[str, Any]:
@@ -37,7 +38,7 @@ async def import_table(context: Context, wanted: Import, measuring: Measuring, r
     Raises TableProblem, TableScaleInvalid, TableCoverage, SpecProblem, CalibrationProblem and what `submit` raises.
     """
     answer = await read_import(context, wanted)
-    if measuring.dataset is not None and answer["details"]["missing"]:
+    if measuring.dataset is not None and (wanted.extremes or answer["details"]["missing"]):
         spec = _spec(wanted, measuring, is_equalized=answer["equalizer"] is not None)
         job = await submit_and_wait(context.service, spec, response, measuring.wait_seconds)
         if job["state"] not in ENDED:

@@ -40,6 +40,7 @@ class ImportQuery(Frozen):
     model: str = Field(max_length=100)
     min_coverage: float = Field(default=0.5, ge=0, le=1)
     fill: Fill = "refuse"
+    extremes: bool = False
     dataset: str | None = Field(default=None, max_length=100)
     preprocess: str | None = Field(default=None, max_length=4096)
     wait: float = Field(default=60, ge=0, le=60)
@@ -91,14 +92,16 @@ async def post_import(
 ) -> dict[str, Any]:
     """Store a TRT cache text, ONNX Runtime's table (any of its three files), ModelOpt's or ours as an imported one of a model.
 
-    With fill=minmax-from-dataset the answer is 202 and the job's document while that measures; send it again then.
+    With fill=minmax-from-dataset or extremes=true (least and greatest values, for zero points) the answer is 202 and the
+    job's document while the dataset is measured; send it again then.
     """
     measuring = Measuring(wanted.dataset, wanted.preprocess, wanted.wait)
-    check_measuring(wanted.fill, measuring)
+    check_measuring(wanted.fill, wanted.extremes, measuring)
     async with staging_folder(context.service.settings) as folder:
         model = await asyncio.to_thread(find_model, context, wanted.model)
         staged = await stage_body(request, context.service.settings, folder)
-        return await import_table(context, Import(model, staged, wanted.min_coverage, wanted.fill), measuring, response)
+        asked = Import(model, staged, wanted.min_coverage, wanted.fill, extremes=wanted.extremes)
+        return await import_table(context, asked, measuring, response)
 
 
 @router.get("/{table_id}")

@@ -34,7 +34,11 @@ def _tensors(changes: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {count} without one now: {reason}"
     if tensors["gained"]:
         yield f"  {len(tensors['gained'])} new: {listed(tensors['gained'])}"
-    moved = (f"{row['tensor']}: {row['cache']:.6g} -> {row['now']:.6g}" for row in tensors["changed"])
+    if tensors["zero_points"]:
+        rest = tensors["pairs"] - tensors["zero_points"]
+        unsure = f"; of {rest} nobody knows that they need fewer steps below zero" if rest else ""
+        yield f"zero points: {tensors['zero_points']}{unsure}"
+    moved = (f"{row['tensor']}: {row['cache']:.6g} -> {row['now']:.6g}" for row in tensors["changed"] if not row["zero_point"])
     yield from _shown("  other scale, for one is shared:", moved)
 
 

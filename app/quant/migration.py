@@ -35,10 +35,10 @@ class Cache:
 def report_migration(model: onnx.ModelProto, cache: Cache) -> dict[str, Any]:
     """Return what of the cache lives on in a Q/DQ model, as JSON values.
 
-    tensors: cache, pairs: how many had a scale, how many have a Q/DQ pair; lost: {tensor, reason}; gained: names; changed:
-    {tensor, cache, now, zero_point}: the scales, and the zero point, which is 0 in a cache · layers: int8: how many read
-    INT8; float: {node, op, reason} of those that the cache allowed in INT8 and that are float now · weights: {node, weight,
-    scales: channel or tensor, channels} · bias: how many stay float.
+    tensors: cache, pairs, zero_points: how many had a scale, have a Q/DQ pair, have one with a zero point; lost: {tensor,
+    reason}; gained: names; changed: {tensor, cache, now, zero_point}: the scales, and the zero point, which is 0 in a cache ·
+    layers: int8: how many read INT8; float: {node, op, reason} of those that the cache allowed in INT8 and that are float
+    now · weights: {node, weight, scales: channel or tensor, channels} · bias: how many stay float.
     """
     scene = _read(model)
     return {
@@ -101,6 +101,7 @@ def _tensors(scene: _Scene, cache: Cache) -> dict[str, Any]:
     return {
         "cache": len(cached),
         "pairs": len(scene.pairs),
+        "zero_points": sum(steps.zero_point != 0 for steps in scene.pairs.values()),
         "lost": [{"tensor": name, "reason": _why_lost(name, scene)} for name in cached if name not in scene.pairs],
         "gained": [name for name in scene.pairs if name not in cached],
         "changed": [_changed(name, cached[name], steps) for name, steps in changed.items()],

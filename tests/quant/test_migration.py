@@ -47,3 +47,4 @@ def test_zero_points_are_told() -> None:
     relus = {node.output[0] for node in model.graph.node if node.op_type == "Relu"}
     points = {row["tensor"]: row["zero_point"] for row in tensors["changed"]}
     assert {points[name] for name in relus & points.keys()} == {-128}
+    assert tensors["zero_points"] == len(points) < tensors["pairs"]
