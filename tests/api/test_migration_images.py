@@ -40,7 +40,8 @@ def test_the_report_tells_what_the_very_file_costs(http: httpx.Client, float_typ
     answer = migrate(http, TEST_DIGITS.read_bytes(), placement="fused", float_type=float_type)
     assert http.get(answer.headers["content-location"]).content == answer.content
     report = told(http, report_place(answer))
-    judge = report["judge"]
+    judge, tensors = report["judge"], report["migration"]["tensors"]
+    assert (tensors["pairs"], tensors["gained"], tensors["changed"]) == (report["activations"], [], [])
     assert (report["digest"], judge["float_type"]) == (answer.headers["etag"].strip('"'), float_type)
     assert (judge["images"], judge["judged_on"], judge["method"]) == (1500, "judge dataset", "MinMaxCalibration")
     assert judge["accuracy_fp32"] == pytest.approx(0.9707, abs=1e-3)
