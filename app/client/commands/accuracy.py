@@ -43,6 +43,9 @@ class Subjects:
         None
     )
     images: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Zip of images, which is halved.")] = None
+    judge: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Zip to judge on; then all of --images is calibrated on.")
+    ] = None
     preprocess: Annotated[str | None, typer.Option(help="Preset name, or JSON as in a JobSpec.")] = None
     splits: Annotated[int, typer.Option(min=1, max=64, help="How often images are halved, each half judged in turn.")] = 2
     assets: Annotated[
@@ -77,6 +80,8 @@ def accuracy(context: typer.Context, subjects: Subjects, ways: Ways) -> None:
     session = session_of(context)
     if (subjects.model is None) != (subjects.images is None):
         raise typer.BadParameter("--model and --images need each other")
+    if subjects.judge is not None and subjects.model is None:
+        raise typer.BadParameter("--judge needs --model and --images")
     with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
         session.screen.note("starting a server")
         with running_server(Path(folder, "data")) as address, Client(address) as client:
@@ -85,10 +90,13 @@ def accuracy(context: typer.Context, subjects: Subjects, ways: Ways) -> None:
 
 
 def _splits(subjects: Subjects, folder: Path) -> Iterator[Any]:
-    from app.bench.splits import Halved, digits_split  # loads the runtimes
+    from app.bench.splits import Halved, Split, digits_split  # loads the runtimes
 
     if subjects.model is not None and subjects.images is not None:
         preprocess = _preprocess(subjects.preprocess)
+        if subjects.judge is not None:
+            yield Split(subjects.model.stem, "images, judge", subjects.model, subjects.images, subjects.judge, preprocess)
+            return
         yield from Halved(subjects.model.stem, subjects.model, subjects.images, preprocess, subjects.splits).write(folder)
         return
     yield digits_split()
