@@ -149,9 +149,9 @@ def test_onnxruntimes_flatbuffer_makes_the_same_model(http: httpx.Client) -> Non
 
 
 def test_the_files_that_onnxruntime_writes_make_the_same_model(http: httpx.Client, tmp_path: Path) -> None:
-    ends = {n: (np.float32(0), np.float32(127 * s)) for n, s in scales_from_table(parse_foreign(cache("minmax")).table).items()}
-    entries = {name: tuple(np.asarray(end) for end in pair) for name, pair in ends.items()}
-    write_calibration_table(TensorsData(CalibrationMethod.MinMax, entries).data, str(tmp_path))
+    scales = scales_from_table(parse_foreign(cache("minmax")).table)
+    ends: dict[str, Any] = {n: (np.zeros((), np.float32), np.array(127 * s, np.float32)) for n, s in scales.items()}
+    write_calibration_table(TensorsData(CalibrationMethod.MinMax, ends).data, str(tmp_path))
     models = set()
     for kind in ("flatbuffers", "json", "cache"):
         table = imported(http, (tmp_path / f"calibration.{kind}").read_bytes())

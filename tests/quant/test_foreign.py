@@ -67,7 +67,7 @@ def test_what_onnxruntime_itself_writes_is_read(tmp_path: Path) -> None:
 @given(tables)
 def test_the_text_that_onnxruntime_writes_is_read_like_its_flatbuffers(scales: dict[str, float]) -> None:
     scales = {f"t{name}": scale for name, scale in scales.items()}  # what begins with a brace is taken for JSON
-    ends = {name: (np.array(-scale, np.float32), np.array(scale, np.float32)) for name, scale in scales.items()}
+    ends: dict[str, Any] = {name: (np.array(-scale, np.float32), np.array(scale, np.float32)) for name, scale in scales.items()}
     with TemporaryDirectory() as folder:
         write_calibration_table(TensorsData(CalibrationMethod.MinMax, ends).data, folder)
         text, binary = (Path(folder, f"calibration.{kind}").read_bytes() for kind in ("cache", "flatbuffers"))

@@ -103,7 +103,7 @@ def test_of_what_nothing_is_known_the_scale_stays() -> None:
     graph = Graph(17)
     graph.input("input", "N", 8, 8, 8)
     model = graph.model(graph.node("Relu", ["input"], "relu"))
-    scales = dict.fromkeys(("input", "relu"), np.float32(1))
+    scales: dict[str, np.float32] = {"input": np.float32(1), "relu": np.float32(1)}
     found = asymmetric(model.graph, scales, {}, [])
     assert found == {"input": Steps(np.float32(1)), "relu": Steps(np.float32(127 / 255), -128)}
     together = asymmetric(model.graph, scales, {}, [["input", "relu"]])
