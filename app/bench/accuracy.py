@@ -37,7 +37,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "auto, asymmetric": ("auto", {"asymmetric": True}),
     "auto, bias_correction, asymmetric": ("auto", _CORRECTED | {"asymmetric": True}),
     "auto, bias_correction, gptq, asymmetric": ("auto", _ASYMMETRIC),
-    "auto, equalize, bias_correction, gptq, asymmetric": ("auto", _ASYMMETRIC | {"equalize": True}),
+    "auto, equalize, bias_correction, asymmetric": ("auto", _CORRECTED | {"asymmetric": True, "equalize": True}),
     "auto, bias_correction, gptq, asymmetric, exclude auto": ("auto", _ASYMMETRIC | {"exclude": "auto"}),
 }
 _ORT_METHODS = ("MinMax", "Entropy", "Percentile")

@@ -35,9 +35,7 @@ def _tensors(changes: Mapping[str, Any]) -> Iterator[str]:
     if tensors["gained"]:
         yield f"  {len(tensors['gained'])} new: {listed(tensors['gained'])}"
     if tensors["zero_points"]:
-        rest = tensors["pairs"] - tensors["zero_points"]
-        unsure = f"; of {rest} nobody knows that they need fewer steps below zero" if rest else ""
-        yield f"zero points: {tensors['zero_points']}{unsure}"
+        yield f"zero points: {tensors['zero_points']} of {tensors['pairs']}; the others may lie as far below zero as above it"
     moved = (f"{row['tensor']}: {row['cache']:.6g} -> {row['now']:.6g}" for row in tensors["changed"] if not row["zero_point"])
     yield from _shown("  other scale, for one is shared:", moved)
 
