@@ -16,6 +16,8 @@ OBSERVER_VERSION = 4
 DERIVER_VERSION = 2
 CHOOSER_VERSION = 2
 QUANTIZER_VERSION = 4
+#: Of models with zero points alone.
+ZERO_POINTS_VERSION = 2
 JUDGE_VERSION = 1
 TUNER_VERSION = 2
 EXCLUDER_VERSION = 3
@@ -94,7 +96,7 @@ def table_key(job: ResolvedJob) -> str:
             # What is excluded automatically is found after the table.
             quantize=job.spec.quantize.excluding(()) if job.spec.quantize.excludes_automatically else job.spec.quantize,
             tuned=tuned_facts(job),
-            versions=[DERIVER_VERSION, QUANTIZER_VERSION, CHOOSER_VERSION],
+            versions=[DERIVER_VERSION, _quantizer(job.spec.quantize), CHOOSER_VERSION],
             judge=judge_selection(job),
         )
     return derived_table_key(job, method)
@@ -118,7 +120,7 @@ def tuned_facts(job: ResolvedJob) -> dict[str, Any] | None:
 
 def quantized_key(model_digest: str, table_body: str, quantize: QuantizeSpec, tuned: dict[str, Any] | None = None) -> str:
     """Return the key of a Q/DQ model; `table_body` is the digest of the table's JSON, `tuned`: `tuned_facts`."""
-    return key_from(model=model_digest, table=table_body, quantize=quantize, quantizer=QUANTIZER_VERSION, tuned=tuned)
+    return key_from(model=model_digest, table=table_body, quantize=quantize, quantizer=_quantizer(quantize), tuned=tuned)
 
 
 def exclusion_key(job: ResolvedJob, table_body: str, table_facts: Mapping[str, Any]) -> str:
@@ -133,7 +135,7 @@ def exclusion_key(job: ResolvedJob, table_body: str, table_facts: Mapping[str, A
         judge=judge_selection(job),
         # It may be chosen on what was calibrated on.
         observation=observation_key(job),
-        versions=[QUANTIZER_VERSION, EXCLUDER_VERSION],
+        versions=[_quantizer(job.spec.quantize), EXCLUDER_VERSION],
     )
 
 
@@ -153,7 +155,7 @@ def engine_key(job: ResolvedJob, table_body: str | None, cache: dict[str, Any] |
         model=job.model.digest,
         table=table_body,
         quantize=job.spec.quantize if table_body else None,
-        quantizer=QUANTIZER_VERSION,
+        quantizer=_quantizer(job.spec.quantize),
         tuned=tuned_facts(job) if table_body else None,
         cache=cache if table_body else None,
         engine=job.spec.engine,
@@ -202,6 +204,10 @@ def job_key(job: ResolvedJob) -> str:
     spec = job.spec.model_dump(mode="json", exclude=_NOT_IN_JOB_KEY)
     datasets = [dataset.digest if dataset else None for dataset in (job.dataset, job.judge_dataset)]
     return key_from(model=job.model.digest, datasets=datasets, spec=spec, tools=job.tools)
+
+
+def _quantizer(quantize: QuantizeSpec) -> int | list[int]:
+    return [QUANTIZER_VERSION, ZERO_POINTS_VERSION] if quantize.asymmetric else QUANTIZER_VERSION
 
 
 def _converge(calibration: CalibrationSpec) -> dict[str, Any] | None:

@@ -1,13 +1,12 @@
-"""fill=minmax-from-dataset: what an imported table lacks is measured by an ordinary calibration job, then taken over."""
+"""fill=minmax-from-dataset, extremes=true: what an imported table lacks is measured by an ordinary job, then taken over."""
 
 import asyncio
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Response
-from pydantic import ValidationError
 
+from app.api.asked_spec import preprocess_from_text, spec_from_fields
 from app.api.context import Context
 from app.api.importing import Import, read_import, store_import
 from app.api.jobs import ENDED, submit_and_wait
@@ -26,10 +25,11 @@ class Measuring:
     wait_seconds: float
 
 
-def check_measuring(fill: str, measuring: Measuring) -> None:
+def check_measuring(fill: str, extremes: bool, measuring: Measuring) -> None:
     """Raise SpecProblem where a dataset is missing, or given for nothing."""
-    if (fill == "minmax-from-dataset") != (measuring.dataset is not None):
-        raise SpecProblem(reason="dataset=NAME and fill=minmax-from-dataset go together: give both, or neither")
+    if (extremes or fill == "minmax-from-dataset") != (measuring.dataset is not None):
+        reason = "dataset=NAME goes with fill=minmax-from-dataset or extremes=true, which measure on it: give both, or neither"
+        raise SpecProblem(reason=reason)
 
 
 async def import_table(context: Context, wanted: Import, measuring: Measuring, response: Response) -> dict[str, Any]:
@@ -38,7 +38,7 @@ async def import_table(context: Context, wanted: Import, measuring: Measuring, r
     Raises TableProblem, TableScaleInvalid, TableCoverage, SpecProblem, CalibrationProblem and what `submit` raises.
     """
     answer = await read_import(context, wanted)
-    if measuring.dataset is not None and answer["details"]["missing"]:
+    if measuring.dataset is not None and (wanted.extremes or answer["details"]["missing"]):
         spec = _spec(wanted, measuring, is_equalized=answer["equalizer"] is not None)
         job = await submit_and_wait(context.service, spec, response, measuring.wait_seconds)
         if job["state"] not in ENDED:
@@ -62,19 +62,5 @@ def _measured_table(context: Context, job: dict[str, Any]) -> TableRow:
 def _spec(wanted: Import, measuring: Measuring, is_equalized: bool) -> JobSpec:
     fields: dict[str, Any] = {"model": wanted.model.id, "dataset": measuring.dataset, "engine": None}
     fields["quantize"] = {"equalize": is_equalized}  # between equalized convolutions the ranges are others
-    if measuring.preprocess is not None:
-        fields["preprocess"] = _preprocess(measuring.preprocess)
-    try:
-        return JobSpec.model_validate(fields | {"calibration": {"method": "minmax"}})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SpecProblem(reason=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
-
-
-def _preprocess(text: str) -> Any:
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SpecProblem(reason=f"preprocess is neither a preset's name nor JSON ({error})") from error
+    fields |= preprocess_from_text(measuring.preprocess)
+    return spec_from_fields(fields | {"calibration": {"method": "minmax"}})

@@ -25,7 +25,7 @@ Fill = Literal["refuse", "neighbours", "minmax-from-dataset"]
 class Import:
     """What is imported for which model. `computed`: a table of that model whose amax fill up the missing ones.
 
-    `model_file`: where the model is that is not stored yet.
+    `extremes`: whether least and greatest values are taken over from it. `model_file`: where a model is that is not stored yet.
     """
 
     model: ModelRow
@@ -33,6 +33,7 @@ class Import:
     min_coverage: float
     fill: Fill = "refuse"
     computed: TableRow | None = None
+    extremes: bool = False
     model_file: str | None = None
 
 
@@ -48,6 +49,7 @@ async def read_import(context: Context, wanted: Import) -> dict[str, Any]:
         "cache": str(wanted.staged.path),
         "out": str(body_path(wanted)),
         "fill": wanted.fill,
+        "extremes": wanted.extremes,
         "computed": str(await asyncio.to_thread(fetch, wanted.computed.body)) if wanted.computed else None,
     }
     call = ChildCall(
@@ -78,7 +80,7 @@ def _coverage(answer: dict[str, Any]) -> float:
 async def store_import(context: Context, wanted: Import, answer: dict[str, Any]) -> dict[str, Any]:
     """Store the table that `read_import` left and return its document: a filled up one is `derived`, else `imported`."""
     table = await asyncio.to_thread(save_import, context, wanted, answer)
-    told = {"id": table.id, "origin": table.origin, "coverage": _coverage(answer)}
+    told = {"id": table.id, "origin": table.origin, "coverage": _coverage(answer), "extremes": answer["extremes"]}
     return told | answer["counts"] | {"details": answer["details"]}
 
 
@@ -102,7 +104,7 @@ def save_import(context: Context, wanted: Import, answer: dict[str, Any]) -> Tab
     path, computed = body_path(wanted), wanted.computed
     digest = sha256_of(path)
     context.service.blobs.put(path, digest)
-    origin = "derived" if answer["details"]["filled"] else "imported"
+    origin = "derived" if answer["details"]["filled"] or wanted.extremes else "imported"
     # Activations alone do not tell a table: its constants and its header are given back as they came, too.
     came = {"source": wanted.staged.sha256, "fill": wanted.fill, "filled_from": computed.id if computed else None}
     facts = {name: answer[name] for name in ("tensors", "dead", "format", "header", "equalizer", "kept", "listed")}

@@ -46,7 +46,7 @@ def list_jobs(
 @router.get("/jobs/{job_id}")
 async def get_job(job_id: str, service: InService, wait: Wait = 0) -> dict[str, Any]:
     """Describe a job, now or as soon as it ends."""
-    return job_document(await _wait_for(service, job_id, wait))
+    return job_document(await wait_for_job(service, job_id, wait))
 
 
 @router.post("/jobs/{job_id}/cancel")
@@ -58,14 +58,7 @@ def cancel_job(job_id: str, service: InService) -> dict[str, Any]:
 @router.get("/jobs/{job_id}/report")
 def get_report(job_id: str, service: InService) -> dict[str, Any]:
     """Return what the judge measured for this job."""
-    with service.database.reading() as session:
-        job = jobs.get_job(session, job_id)
-        report = results.find_by_key(session, ReportRow, job.report_key) if job.report_key else None
-        table = results.get_table(session, job.table_id) if job.table_id else None
-        engine = results.get_engine(session, job.engine_id) if job.engine_id else None
-    if report is None:
-        raise NotFound(kind="report", name=job_id)
-    return report_document(report.report, table, engine)
+    return report_of_job(service, job_id)
 
 
 @router.get("/jobs/{job_id}/events")
@@ -94,18 +87,31 @@ async def _events(service: Service, job_id: str, after: int) -> AsyncIterator[JS
             await asyncio.sleep(0 if has_ended else _MAX_POLL_SECONDS)
 
 
+def report_of_job(service: Service, job_id: str) -> dict[str, Any]:
+    """Return what the judge measured for a job. Raises NotFound."""
+    with service.database.reading() as session:
+        job = jobs.get_job(session, job_id)
+        report = results.find_by_key(session, ReportRow, job.report_key) if job.report_key else None
+        table = results.get_table(session, job.table_id) if job.table_id else None
+        engine = results.get_engine(session, job.engine_id) if job.engine_id else None
+    if report is None:
+        raise NotFound(kind="report", name=job_id)
+    return report_document(report.report, table, engine)
+
+
 async def submit_and_wait(service: Service, spec: JobSpec, response: Response, wait: float) -> dict[str, Any]:
     """Submit a job, hold the answer for up to `wait` seconds, and return its document: 200 if it has ended, else 202."""
     submitted: Submitted = await asyncio.to_thread(submit, service, spec)
     row = submitted.job
     if wait and row.state not in ENDED:
-        row = await _wait_for(service, row.id, wait)
+        row = await wait_for_job(service, row.id, wait)
     response.status_code = 200 if row.state in ENDED else 202
     response.headers["Location"] = f"/v1/jobs/{row.id}"
     return job_document(row, submitted.joined)
 
 
-async def _wait_for(service: Service, job_id: str, wait: float) -> JobRow:
+async def wait_for_job(service: Service, job_id: str, wait: float) -> JobRow:
+    """Return a job as it is when it ends, or after `wait` seconds. Raises NotFound."""
     until = time.monotonic() + wait
     pause = _POLL_SECONDS
     while True:

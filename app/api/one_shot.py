@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
 
+from app.api.asked_spec import spec_from_fields
 from app.api.context import Context, InContext
 from app.api.forms import Fields, Form, stage_form
 from app.api.inspection import inspect_model, save_dataset, save_model, unpack_dataset
@@ -24,7 +24,8 @@ router = APIRouter(prefix="/v1")
 
 _FIELDS = Fields(files=("model", "images"), texts=("spec",))
 _FORM = {"requestBody": {"content": {"multipart/form-data": {"schema": {"type": "object", "required": ["model"]}}}}}
-_PLACEHOLDER = "form"
+#: Stands in a spec for what is not stored yet.
+PLACEHOLDER = "form"
 
 
 @router.post("/engines", status_code=202, openapi_extra=_FORM)
@@ -39,7 +40,7 @@ async def post_engine(request: Request, response: Response, context: InContext, 
         spec = _spec_from_form(form)
         model = await inspect_model(context, await stage_apart(form.file("model"), "m"))
         images = await unpack_dataset(context, await stage_apart(form.file("images"), "i")) if spec.dataset else None
-        rows = JobRows(asked_model(model), _asked_dataset(images) if images else None, None)
+        rows = JobRows(asked_model(model), asked_dataset(images) if images else None, None)
         await asyncio.to_thread(check, context.service, spec, rows)
         ids = await asyncio.to_thread(_save, context, form, model, images)
     return await submit_and_wait(context.service, spec.model_copy(update=ids), response, wait)
@@ -55,26 +56,23 @@ def _save(context: Context, form: Form, model: dict[str, Any], images: dict[str,
 def asked_model(facts: dict[str, Any]) -> ModelRow:
     """Return the row of an inspected model that is not stored, to ask with."""
     files = [{field: file[field] for field in ("name", "sha256", "size")} for file in facts["files"]]
-    return ModelRow(id=_PLACEHOLDER, name=_PLACEHOLDER, digest=facts["digest"], files=files, facts=facts, bytes=0)
+    return ModelRow(id=PLACEHOLDER, name=PLACEHOLDER, digest=facts["digest"], files=files, facts=facts, bytes=0)
 
 
-def _asked_dataset(unpacked: dict[str, Any]) -> DatasetRow:
+def asked_dataset(unpacked: dict[str, Any]) -> DatasetRow:
+    """Return the row of an unpacked dataset that is not stored, to ask with."""
     known = {name: unpacked[name] for name in ("digest", "images", "bytes", "labels")}
-    return DatasetRow(id=_PLACEHOLDER, name="images", listing="", packs=[], **known)
+    return DatasetRow(id=PLACEHOLDER, name="images", listing="", packs=[], **known)
 
 
 def _spec_from_form(form: Form) -> JobSpec:
     try:
         value = json.loads(form.fields.get("spec") or "{}")
-        if not isinstance(value, dict) or {"model", "dataset"} & value.keys():
-            raise SpecProblem(reason="the field spec is a JSON object without model and dataset, which are in the form")
-        has_images = "images" in form.files
-        return JobSpec.model_validate(value | {"model": _PLACEHOLDER, "dataset": _PLACEHOLDER if has_images else None})
-    except ValidationError as error:
-        found = error.errors()[0]
-        raise SpecProblem(reason=f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise SpecProblem(reason="the field spec is not JSON") from error
+    if not isinstance(value, dict) or {"model", "dataset"} & value.keys():
+        raise SpecProblem(reason="the field spec is a JSON object without model and dataset, which are in the form")
+    return spec_from_fields(value | {"model": PLACEHOLDER, "dataset": PLACEHOLDER if "images" in form.files else None})
 
 
 def name_from_form(form: Form, part: str) -> str:

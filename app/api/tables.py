@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field, ValidationError
 from starlette.responses import Response
 
+from app.api.comparing import Compared, compared, running_response
 from app.api.context import InContext, InService
 from app.api.documents import table_document
 from app.api.downloads import blob_response, bytes_response
@@ -18,7 +19,7 @@ from app.api.quantizing import find_or_quantize, quantize_report
 from app.api.staging import stage_body, staging_folder
 from app.db import results, uploads
 from app.db.database import Session
-from app.db.rows import DatasetRow, ModelRow, TableRow
+from app.db.rows import DatasetRow, JobRow, ModelRow, TableRow
 from app.errors import SpecProblem
 from app.jobs.context import Service
 from app.jobs.resolve import is_equalized
@@ -39,6 +40,7 @@ class ImportQuery(Frozen):
     model: str = Field(max_length=100)
     min_coverage: float = Field(default=0.5, ge=0, le=1)
     fill: Fill = "refuse"
+    extremes: bool = False
     dataset: str | None = Field(default=None, max_length=100)
     preprocess: str | None = Field(default=None, max_length=4096)
     wait: float = Field(default=60, ge=0, le=60)
@@ -52,6 +54,13 @@ class QuantizeQuery(Frozen):
     asymmetric: bool = False
     format: Format = "int8"
     exclude: list[str] = Field(default=[], max_length=1000)
+
+
+class ReportQuery(QuantizeQuery):
+    """What `/qdq/report` is asked: with the job that compares that model with FP32 it tells the accuracy, too."""
+
+    job: str | None = Field(default=None, max_length=100)
+    wait: float = Field(default=60, ge=0, le=60)
 
 
 InQuantize = Annotated[QuantizeQuery, Query()]
@@ -82,16 +91,18 @@ async def post_import(
     context: InContext,
     wanted: Annotated[ImportQuery, Query()],
 ) -> dict[str, Any]:
-    """Store a TRT cache text, ONNX Runtime's or ModelOpt's table or one of ours as an imported table of a model.
+    """Store a TRT cache text, ONNX Runtime's table (any of its three files), ModelOpt's or ours as an imported one of a model.
 
-    With fill=minmax-from-dataset the answer is 202 and the job's document while that measures; send it again then.
+    With fill=minmax-from-dataset or extremes=true (least and greatest values, for zero points) the answer is 202 and the
+    job's document while the dataset is measured; send it again then.
     """
     measuring = Measuring(wanted.dataset, wanted.preprocess, wanted.wait)
-    check_measuring(wanted.fill, measuring)
+    check_measuring(wanted.fill, wanted.extremes, measuring)
     async with staging_folder(context.service.settings) as folder:
         model = await asyncio.to_thread(find_model, context, wanted.model)
         staged = await stage_body(request, context.service.settings, folder)
-        return await import_table(context, Import(model, staged, wanted.min_coverage, wanted.fill), measuring, response)
+        asked = Import(model, staged, wanted.min_coverage, wanted.fill, extremes=wanted.extremes)
+        return await import_table(context, asked, measuring, response)
 
 
 @router.get("/{table_id}")
@@ -144,10 +155,22 @@ async def get_qdq(table_id: str, request: Request, context: InContext, wanted: I
 
 
 @router.get("/{table_id}/qdq/report")
-async def get_qdq_report(table_id: str, context: InContext, wanted: InQuantize) -> dict[str, Any]:
-    """Say what is INT8 in the Q/DQ model and why the rest is not, and what changes against implicit quantization."""
+async def get_qdq_report(
+    table_id: str, response: Response, context: InContext, wanted: Annotated[ReportQuery, Query()]
+) -> dict[str, Any]:
+    """Say what is INT8 in the Q/DQ model and why the rest is not, and what changes against implicit quantization.
+
+    With `job`, the one that a migration with images has started, `judge` is what it measured against FP32; the answer is
+    202 and the job's document while it runs: send it again then.
+    """
     row = await asyncio.to_thread(find_table, context.service, table_id)
-    return await quantize_report(context, row, quantize_spec(wanted, is_equalized(row)))
+    quantize = quantize_spec(wanted, is_equalized(row))
+    judge = None
+    if wanted.job is not None:
+        judge = await compared(context.service, Compared(wanted.job, row, quantize), wanted.wait)
+        if isinstance(judge, JobRow):
+            return running_response(judge, response)
+    return await quantize_report(context, row, quantize) | {"judge": judge}
 
 
 @router.get("/{first}/diff/{second}")

@@ -142,7 +142,7 @@ class Client:
     def import_table(self, path: Path, options: Mapping[str, Any]) -> Document:
         """Store a TRT cache, or another tool's table, and return its document; or that of the job which measures first.
 
-        options: `model`, `min_coverage`, `fill`, and for fill minmax-from-dataset `dataset` and `preprocess`.
+        options: `model`, `min_coverage`, `fill`, `extremes`, and for what is measured `dataset` and `preprocess`.
         """
         content = _read(path)
         call = Call("POST", "/v1/tables/import", options, content=lambda: content, repeatable=False)

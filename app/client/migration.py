@@ -34,7 +34,9 @@ def _tensors(changes: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {count} without one now: {reason}"
     if tensors["gained"]:
         yield f"  {len(tensors['gained'])} new: {listed(tensors['gained'])}"
-    moved = (f"{row['tensor']}: {row['cache']:.6g} -> {row['now']:.6g}" for row in tensors["changed"])
+    if tensors["zero_points"]:
+        yield f"zero points: {tensors['zero_points']} of {tensors['pairs']}; the others may lie as far below zero as above it"
+    moved = (f"{row['tensor']}: {row['cache']:.6g} -> {row['now']:.6g}" for row in tensors["changed"] if not row["zero_point"])
     yield from _shown("  other scale, for one is shared:", moved)
 
 

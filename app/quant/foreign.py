@@ -12,6 +12,7 @@ from app.quant.foreign_json import (
     is_onnxruntime_json,
     scales_from_modelopt,
 )
+from app.quant.ort_cache import is_ort_cache, parse_ort_cache
 from app.quant.ort_table import parse_ort_table
 from app.quant.table import Table, check_scale, parse_json, table_from_json, table_from_scales
 from app.quant.trt_cache import parse_trt_cache
@@ -39,7 +40,7 @@ class ForeignTable:
 
 
 def parse_foreign(content: bytes) -> ForeignTable:
-    """Read TRT cache text, a table's JSON, ONNX Runtime's calibration.json or .flatbuffers, or ModelOpt's scales.
+    """Read TRT cache text, a table's JSON, ONNX Runtime's calibration.json, .flatbuffers or .cache, or ModelOpt's scales.
 
     Raises TableProblem (naming line or name) and TableScaleInvalid (naming the tensor). For untrusted bytes: in a child.
     """
@@ -50,6 +51,8 @@ def parse_foreign(content: bytes) -> ForeignTable:
         read = _read_json(content)
     elif is_flatbuffer(content):
         read = _from_amax(_parsed_numbers(parse_ort_table(content)), "onnxruntime")
+    elif is_ort_cache(content):
+        read = _from_amax(_parsed_numbers(parse_ort_cache(content)), "onnxruntime")
     else:
         cache = parse_trt_cache(content)
         table = Table(table_from_scales(cache.scales).amax, (), cache.algorithm)
@@ -82,7 +85,8 @@ def _read_json(content: bytes) -> ForeignTable:
 
 def _unknown_json(fields: Mapping[str, Any]) -> str:
     known = "a table of Enginesmith has a field format, ONNX Runtime's JSON lowest and highest, ModelOpt's names end in _scale"
-    return f"its JSON is of no known kind ({known}); first of all {next(iter(fields), 'it is empty')!a}"
+    first = f"its first field is {next(iter(fields))[:80]!a}" if fields else "it is empty"
+    return f"its JSON is of no known kind ({known}); {first}"
 
 
 def _from_amax(amax: Mapping[str, float], kind: str) -> ForeignTable:

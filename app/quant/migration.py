@@ -35,10 +35,11 @@ class Cache:
 def report_migration(model: onnx.ModelProto, cache: Cache) -> dict[str, Any]:
     """Return what of the cache lives on in a Q/DQ model, as JSON values.
 
-    tensors: cache, pairs: how many had a scale, how many have a Q/DQ pair; lost: {tensor, reason}; gained: names; changed:
-    {tensor, cache, now, zero_point}: the scales, and the zero point, which is 0 in a cache · layers: int8: how many read
-    INT8; float: {node, op, reason} of those that the cache allowed in INT8 and that are float now · weights: {node, weight,
-    scales: channel or tensor, channels} · bias: how many stay float.
+    model: with the names of its float tensors, see `float16_names`.
+    tensors: cache, pairs, zero_points: how many had a scale, have a Q/DQ pair, have one with a zero point; lost: {tensor,
+    reason}; gained: names; changed: {tensor, cache, now, zero_point}: the scales, and the zero point, which is 0 in a cache ·
+    layers: int8: how many read INT8; float: {node, op, reason} of those that the cache allowed in INT8 and that are float
+    now · weights: {node, weight, scales: channel or tensor, channels} · bias: how many stay float.
     """
     scene = _read(model)
     return {
@@ -53,8 +54,9 @@ def report_migration(model: onnx.ModelProto, cache: Cache) -> dict[str, Any]:
 class _Scene:
     nodes: list[onnx.NodeProto]
     index: Index
-    #: Steps of each activation with a pair.
+    #: Steps of each activation with a pair, and in what its scale is stored.
     pairs: dict[str, Steps]
+    scale_types: dict[str, np.dtype]
     #: Nodes that read INT8, and those that are computed inside of one, by first output.
     int8: dict[str, onnx.NodeProto]
     fused: dict[str, onnx.NodeProto]
@@ -63,15 +65,16 @@ class _Scene:
 def _read(model: onnx.ModelProto) -> _Scene:
     index = index_graph(model.graph)
     nodes = [node for node in model.graph.node if node.op_type not in _PAIR_OPS]
-    pairs = {}
+    pairs, types = {}, {}
     for node in model.graph.node:
         scale, zero_point = (
             (index.array(name) for name in node.input[1:3]) if node.op_type == "QuantizeLinear" else (None, None)
         )
         if scale is not None and zero_point is not None:
             pairs[node.input[0]] = Steps(np.float32(scale.reshape(())), int(zero_point.reshape(())))
+            types[node.input[0]] = scale.dtype
     int8 = {node.output[0]: node for node in nodes if any(_is_dequantized(name, index) for name in node.input)}
-    return _Scene(nodes, index, pairs, int8, _find_fused(nodes, index, int8))
+    return _Scene(nodes, index, pairs, types, int8, _find_fused(nodes, index, int8))
 
 
 def _is_dequantized(name: str, index: Index) -> bool:
@@ -96,15 +99,21 @@ def _is_inside(name: str, node: onnx.NodeProto, index: Index) -> bool:
 
 
 def _tensors(scene: _Scene, cache: Cache) -> dict[str, Any]:
-    cached = {name: Steps(np.float32(amax / 127)) for name, amax in cache.amax.items()}
+    cached = {name: _cached(amax, scene.scale_types.get(name)) for name, amax in cache.amax.items()}
     changed = {name: steps for name, steps in scene.pairs.items() if name in cached and steps != cached[name]}
     return {
         "cache": len(cached),
         "pairs": len(scene.pairs),
+        "zero_points": sum(steps.zero_point != 0 for steps in scene.pairs.values()),
         "lost": [{"tensor": name, "reason": _why_lost(name, scene)} for name in cached if name not in scene.pairs],
         "gained": [name for name in scene.pairs if name not in cached],
         "changed": [_changed(name, cached[name], steps) for name, steps in changed.items()],
     }
+
+
+def _cached(amax: float, scale_type: np.dtype | None) -> Steps:
+    scale = np.float32(amax / 127)
+    return Steps(scale if scale_type is None else np.float32(scale.astype(scale_type)))  # fp16 rounds it, which is no change
 
 
 def _changed(name: str, cached: Steps, now: Steps) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,21 @@ def table_from_scales(scales: Mapping[str, float | np.floating]) -> Table:
     for name, scale in scales.items():
         check_scale(name, float(scale))
     return Table({name: 127 * float(scale) for name, scale in scales.items()})
+
+
+def with_extremes(table: Table, measured: Table) -> Table:
+    """Return the table with the extremes that were measured on other images, where it has none of its own.
+
+    Where its amax says that its own images reached further, both ends are stretched alike, so that none of that is cut off.
+    """
+    seen = {name: _stretched(measured.extremes[name], amax) for name, amax in table.amax.items() if name in measured.extremes}
+    return replace(table, extremes=seen | dict(table.extremes))
+
+
+def _stretched(pair: tuple[float, float], amax: float) -> tuple[float, float]:
+    reach = max(abs(pair[0]), abs(pair[1]))
+    by = amax / reach if 0 < reach < amax else 1.0
+    return pair[0] * by, pair[1] * by
 
 
 def compute_drift(earlier: Table, later: Table) -> dict[str, float]:

@@ -9,12 +9,12 @@ import numpy as np
 
 from app.errors import ModelTensorNameUnsafe, TableProblem, UnsupportedOption
 from app.quant.table import check_scale
+from app.quant.table_lines import check_line, lines_from_text
 
-MAX_CACHE_BYTES = 16 << 20
 #: Names that TensorRT writes in its own caches; the quantile and legacy variants are read as well.
 ALGORITHMS = ("EntropyCalibration", "EntropyCalibration2", "MinMaxCalibration", "LegacyCalibration")
 
-_HEADER_IS = "TRT-<version>-<algorithm>, such as TRT-100600-EntropyCalibration2"
+_HEADER_IS = "TRT-<version>-<algorithm>, such as TRT-100600-EntropyCalibration2, nor `name value` as in ONNX Runtime's cache"
 _LOST_LINES = "; were its line ends lost? curl needs --data-binary @FILE, not -d"
 _HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9]{1,40})")
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,2})\.([0-9]{1,2})(?:\.[0-9]{1,9})?")
@@ -67,20 +67,11 @@ def format_trt_version(version: str) -> str:
 
 def parse_trt_cache(content: bytes) -> ParsedCache:
     """Read untrusted cache bytes; raises TableProblem naming the line, TableScaleInvalid naming the tensor."""
-    if len(content) > MAX_CACHE_BYTES:
-        raise TableProblem(reason=f"a cache has at most {MAX_CACHE_BYTES} bytes, this one has {len(content)}")
-    try:
-        lines = content.decode("utf-8-sig").split("\n")  # editors on Windows put a mark in front
-    except UnicodeDecodeError as error:
-        raise TableProblem(reason=f"byte {error.start} is not UTF-8; save it as UTF-8 text") from None
-    lines = [line.removesuffix("\r") for line in lines]
-    while lines and not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise TableProblem(reason="the cache is empty")
+    lines = lines_from_text(content)
     header = _HEADER.fullmatch(lines[0])
     if header is None:
-        raise TableProblem(reason=f"its first line is not {_HEADER_IS}{_LOST_LINES if lines[0].startswith('TRT-') else ''}")
+        has_more = lines[0].startswith("TRT-") and ":" in lines[0]
+        raise TableProblem(reason=f"its first line is not {_HEADER_IS}{_LOST_LINES if has_more else ''}")
     scales: dict[str, np.float32 | None] = {}
     for number, line in enumerate(lines[1:], start=2):
         name, scale = _parse_line(number, line)
@@ -92,8 +83,7 @@ def parse_trt_cache(content: bytes) -> ParsedCache:
 
 
 def _parse_line(number: int, line: str) -> tuple[str, np.float32 | None]:
-    if not line.isprintable():
-        raise TableProblem(reason=f"line {number} holds control characters")
+    check_line(number, line)
     name, colon, digits = line.rpartition(":")
     if not colon or not name.strip():
         raise TableProblem(reason=f"line {number} is not `name: <8 hex digits>`")

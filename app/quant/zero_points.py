@@ -33,6 +33,9 @@ _KEEPING_ALL = frozenset("Add Concat Max Mean Min Mul Sum".split())
 _BOUNDED_MODES = (b"nearest", b"linear")
 
 
+_Range = tuple[float, float]
+
+
 @dataclass(frozen=True)
 class Steps:
     """What a Q/DQ pair stores: real = (stored - zero_point) * scale, stored in [-128, 127]."""
@@ -51,24 +54,36 @@ def asymmetric(
 ) -> dict[str, Steps]:
     """Return steps over [low, high]: the extremes that were observed, within amax = 127 * scale of the table.
 
-    Where none were observed low is 0 for what cannot be negative, else -amax. The tensors of a group get the same steps.
+    Where none were observed they are [0, amax] for what cannot be negative; else nothing is known, and the table's own scale
+    stays, around zero point 0. The tensors of a group get the same steps.
     """
     never = find_never_negative(graph)
     ranges = {name: _range(127 * float(scale), extremes.get(name), name in never) for name, scale in scales.items()}
     for group in groups:
-        low, high = min(ranges[name][0] for name in group), max(ranges[name][1] for name in group)
-        ranges.update(dict.fromkeys(group, (low, high)))
-    return {name: _steps(scale, *ranges[name]) for name, scale in scales.items()}
+        ranges.update(dict.fromkeys(group, _joined([ranges[name] for name in group])))
+    return {name: _steps(scale, ranges[name]) for name, scale in scales.items()}
 
 
-def _range(amax: float, seen: tuple[float, float] | None, is_never_negative: bool) -> tuple[float, float]:
-    low, high = seen or (-math.inf, math.inf)
+def _range(amax: float, seen: tuple[float, float] | None, is_never_negative: bool) -> _Range | None:
+    if seen is None and not is_never_negative:
+        return None
+    low, high = seen or (0.0, math.inf)
     if is_never_negative:
         low = 0.0
     return max(min(low, 0.0), -amax), min(max(high, 0.0), amax)
 
 
-def _steps(scale: np.float32, low: float, high: float) -> Steps:
+def _joined(ranges: list[_Range | None]) -> _Range | None:
+    known = [each for each in ranges if each is not None]
+    if len(known) < len(ranges):
+        return None
+    return min(low for low, _ in known), max(high for _, high in known)
+
+
+def _steps(scale: np.float32, ends: _Range | None) -> Steps:
+    if ends is None:
+        return Steps(scale)
+    low, high = ends
     spread = np.float32((high - low) / _STEPS)
     if not MIN_SCALE <= spread < scale:
         return Steps(scale)

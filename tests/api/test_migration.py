@@ -9,6 +9,8 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+from onnxruntime.quantization.quant_utils import write_calibration_table
 
 from app.quant.foreign import parse_foreign
 from app.quant.ort_table import format_ort_table
@@ -146,6 +148,18 @@ def test_onnxruntimes_flatbuffer_makes_the_same_model(http: httpx.Client) -> Non
     assert http.get(f"/v1/tables/{second['id']}").json()["imported"]["format"] == "onnxruntime"
 
 
+def test_the_files_that_onnxruntime_writes_make_the_same_model(http: httpx.Client, tmp_path: Path) -> None:
+    scales = scales_from_table(parse_foreign(cache("minmax")).table)
+    ends: dict[str, Any] = {n: (np.zeros((), np.float32), np.array(127 * s, np.float32)) for n, s in scales.items()}
+    write_calibration_table(TensorsData(CalibrationMethod.MinMax, ends).data, str(tmp_path))
+    models = set()
+    for kind in ("flatbuffers", "json", "cache"):
+        table = imported(http, (tmp_path / f"calibration.{kind}").read_bytes())
+        assert http.get(f"/v1/tables/{table['id']}").json()["imported"]["format"] == "onnxruntime"
+        models.add(http.get(f"/v1/tables/{table['id']}/qdq").content)
+    assert len(models) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [
@@ -158,6 +172,13 @@ def test_onnxruntimes_flatbuffer_makes_the_same_model(http: httpx.Client) -> Non
         (b"TRT-8601-MinMaxCalibration\ninput: 7f800000\n", "table-scale-invalid"),
         (b"TRT-8601-MinMaxCalibration\ninput: bc010204\n", "table-scale-invalid"),
         (b'{"input_scale": 0}', "table-scale-invalid"),
+        (b"input 0.0\n", "table-scale-invalid"),
+        (b"input -1.0\n", "table-scale-invalid"),
+        (b"input inf\n", "table-scale-invalid"),
+        (b"input 1.0\ninput 1.0\n", "table-invalid"),
+        (b"input 1.0\nother 1", "table-invalid"),
+        (b"in\x1bput 1.0\n", "table-invalid"),
+        (b"in\xff 1.0\n", "table-invalid"),
         (b'{"input": 1}', "table-invalid"),
         (b"\x04\x00\x00\x00\xff\xff\xff\xff", "table-invalid"),
         (b"TRT-8601-MinMaxCalibration\nother: 3c010204\n", "table-coverage-too-low"),

@@ -6,7 +6,7 @@ from onnx import numpy_helper
 
 from tests.api.test_jobs import run, succeeded
 from tests.api.test_uploads import assert_problem
-from tests.running import TEST_DIGITS
+from tests.running import ROOT, TEST_DIGITS
 
 
 def zero_points(plan: bytes) -> dict[str, int]:
@@ -32,6 +32,25 @@ def test_all_steps_are_spent_and_the_outputs_come_nearer(http: httpx.Client) -> 
     exported = http.get(f"/v1/tables/{table}/export?format=json").content
     imported = http.post("/v1/tables/import?model=digits", content=exported).json()["id"]
     assert zero_points(http.get(f"/v1/tables/{imported}/qdq?asymmetric=true").content) == zero_points(plan)
+
+
+def test_a_cache_gets_zero_points_by_its_operators_or_from_images(http: httpx.Client) -> None:
+    cache = (ROOT / "tests" / "oracle" / "mnist-minmax.cache").read_bytes()
+    by_operators = http.post("/v1/tables/import?model=digits", content=cache).json()
+    options = {"model": "digits", "extremes": True, "dataset": "digits-calibration"}
+    measured = http.post("/v1/tables/import", params=options, content=cache)
+    if measured.status_code == 202:
+        assert http.get(measured.headers["location"], params={"wait": 60}).json()["state"] == "succeeded"
+        measured = http.post("/v1/tables/import", params=options, content=cache)
+    assert measured.status_code == 201, measured.text
+    known = measured.json()
+    assert (by_operators["origin"], by_operators["extremes"]) == ("imported", 0)
+    assert (known["origin"], known["filled"], known["extremes"]) == ("derived", 0, 9)
+    points = [zero_points(http.get(f"/v1/tables/{t['id']}/qdq?asymmetric=true").content) for t in (by_operators, known)]
+    assert points[0] == points[1] | {"input": 0}  # that no pixel is below zero no operator says
+    assert points[1]["input"] == -128
+    lacking = http.post("/v1/tables/import?model=digits&extremes=true", content=cache)
+    assert "extremes=true" in str(assert_problem(lacking, 422, "invalid-spec")["detail"])
 
 
 def test_who_takes_no_zero_points_is_told_before_any_work(http: httpx.Client) -> None:

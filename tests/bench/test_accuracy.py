@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from app.bench.accuracy import OURS
+from app.bench.accuracy import OURS, Options
 from app.bench.judged import float_share, judge
 from app.bench.prepare import Wanted, prepare
 from app.bench.quantizers import ort_static
@@ -19,13 +19,16 @@ from tests.observers.nets import DIGITS, DIGITS_MODEL
 from tests.quant.samples import parse_oracle
 
 
-@pytest.fixture(scope="module")
-def some_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("digits") / "some.zip"
+def write_every_50th(first: int, path: Path) -> Path:
     with zipfile.ZipFile(DIGITS / "mnist-test-1500.zip") as source, zipfile.ZipFile(path, "w") as out:
-        for name in sorted(source.namelist())[::50]:
+        for name in sorted(source.namelist())[first::50]:
             out.writestr(name, source.read(name))
     return path
+
+
+@pytest.fixture(scope="module")
+def some_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_every_50th(0, tmp_path_factory.mktemp("digits") / "some.zip")
 
 
 def test_no_image_is_in_both_halves(tmp_path: Path, some_digits: Path) -> None:
@@ -60,20 +63,35 @@ def test_the_share_in_float_is_read_from_any_qdq_model() -> None:
     assert float_share(part.model) == pytest.approx(1 - part.report["multiply_adds_int8"])
 
 
-def test_the_table_has_a_row_for_each_way(capsys: pytest.CaptureFixture[str], some_digits: Path) -> None:
-    arguments = ["bench", "accuracy", "--model", str(DIGITS_MODEL), "--images", str(some_digits), "--splits", "1"]
+def test_the_table_has_a_row_for_each_way(capsys: pytest.CaptureFixture[str], some_digits: Path, tmp_path: Path) -> None:
+    images = ["--images", str(write_every_50th(25, tmp_path / "others.zip")), "--judge", str(some_digits)]
+    arguments = ["bench", "accuracy", "--model", str(DIGITS_MODEL), *images]
     only = ["--only", "minmax", "--only", "asymmetric, exclude", "--only", "MinMax"]
-    assert run_command(["--json", *arguments, *only, "--method", "mse"]) == 0
+    strict = ["--min-agreement", "1", "--max-excluded", "0.2"]
+    assert run_command(["--json", *arguments, *only, "--method", "mse", *strict]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     combined = list(OURS)[-1].replace("auto", "mse", 1)
     assert combined == "mse, bias_correction, gptq, asymmetric, exclude auto"
     assert [row["what"] for row in rows] == ["Enginesmith minmax", f"Enginesmith {combined}", "onnxruntime MinMax"]
     assert rows[1]["methods"] == ["mse"]
-    assert all(row["images"] == 15 and "failed" not in row for row in rows)
+    assert all(row["images"] == row["splits"] * 30 == 30 and "failed" not in row for row in rows)
     assert rows[0]["accuracy_fp32"] > 0.8
     assert rows[0]["float_share"] == 0.0
+    assert all(0.9 < row["expected_agreement"] <= 1 for row in rows)
+
+
+def test_a_gate_is_given_to_the_ways_that_exclude_automatically() -> None:
+    ways = Options(print, min_agreement=0.9995, max_excluded=0.1).ways()
+    assert list(ways) == list(OURS)
+    for what, way in ways.items():
+        is_excluding = "exclude auto" in what
+        assert way["judge"] == ({"gate": {"min_agreement": 0.9995}} if is_excluding else {})
+        assert way["quantize"].get("max_excluded") == (0.1 if is_excluding else None)
+    assert "max_excluded" not in str(Options(print).ways())
 
 
 def test_model_and_images_belong_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["bench", "accuracy", "--model", str(DIGITS_MODEL)]) == 2
     assert "--model and --images need each other" in capsys.readouterr().err
+    assert run_command(["bench", "accuracy", "--judge", str(DIGITS / "mnist-test-1500.zip")]) == 2
+    assert "--judge needs" in capsys.readouterr().err

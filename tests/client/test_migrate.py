@@ -68,6 +68,23 @@ def test_what_is_lacking_is_measured_on_the_images(shell: Shell, tmp_path: Path)
     assert found["judge"]["images"] == 50
 
 
+def test_zero_points_come_from_the_operators_and_from_images(shell: Shell, tmp_path: Path) -> None:
+    command = ("migrate", str(MODEL), str(ORACLE / "mnist-minmax.cache"), "-o", str(tmp_path / "m.onnx"), "--asymmetric")
+    code, printed, said = shell.run(*command)
+    assert code == 0, said
+    assert "zero points: 6 of 7; the others may" in printed
+    images = ("--images", str(CALIBRATION), "--judge-images", "200")
+    found = shell.json(*command, *images)
+    tensors = found["report"]["migration"]["tensors"]
+    assert tensors["zero_points"] == tensors["pairs"]
+    assert (found["table"]["origin"], found["judge"]["images"]) == ("derived", 200)
+    plain = shell.json(*(part for part in command if part != "--asymmetric"), *images)
+    sqnr = [each["judge"]["outputs"]["output"]["sqnr_db"] for each in (plain, found)]
+    assert sqnr[1] > sqnr[0] + 5
+    code, _, said = shell.run(*command, "--float-type", "fp16")
+    assert (code, "no zero points" in said) == (2, True)
+
+
 def test_a_foreign_or_broken_cache_exits_with_2_and_writes_nothing(shell: Shell, tmp_path: Path) -> None:
     out = tmp_path / "m.onnx"
     for content, words in ((b"TRT-8601-X\nother: 3c010204\n", "belongs to another model"), (b"zero\n", "first line")):

@@ -3,6 +3,7 @@
 import codecs
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from app.errors import Problem, TableProblem, TableScaleInvalid
 from app.quant.foreign import MAX_ENTRIES, MAX_TABLE_BYTES, parse_foreign
 from app.quant.ort_table import format_ort_table, parse_ort_table
 from app.quant.table import scales_from_table, table_from_scales, table_to_json
-from app.quant.trt_cache import MAX_CACHE_BYTES, format_trt_cache
+from app.quant.table_lines import MAX_CACHE_BYTES
+from app.quant.trt_cache import format_trt_cache
 
 names = st.text(min_size=1, max_size=20).filter(lambda name: bool(name.strip()) and name.isprintable())
 tables = st.dictionaries(names, st.floats(2.0**-100, 2.0**39, width=32), min_size=1, max_size=8)
@@ -56,9 +58,61 @@ def test_what_onnxruntime_itself_writes_is_read(tmp_path: Path) -> None:
     assert (whole.format, whole.table.amax) == ("onnxruntime", {"a": 1.0, "b:0": 1.5, "c": 3.0})
     write_calibration_table({name: entry for name, entry in ranges().data.items() if name != "c"}, str(tmp_path))
     assert parse_foreign((tmp_path / "calibration.json").read_bytes()).table.amax == {"a": 1.0, "b:0": 1.5}
-    # its flatbuffer keeps the larger end of a range, not the larger magnitude
-    assert parse_foreign((tmp_path / "calibration.flatbuffers").read_bytes()).table.amax == {"a": 1.0, "b:0": 1.0}
+    for name in ("calibration.flatbuffers", "calibration.cache"):  # these keep the larger end of a range, not the magnitude
+        read = parse_foreign((tmp_path / name).read_bytes())
+        assert (read.format, read.table.amax) == ("onnxruntime", {"a": 1.0, "b:0": 1.0})
     assert parse_foreign(b'{"a": [-2.0, 1.0]}').table.amax == {"a": 2.0}
+
+
+@given(tables)
+def test_the_text_that_onnxruntime_writes_is_read_like_its_flatbuffers(scales: dict[str, float]) -> None:
+    scales = {f"t{name}": scale for name, scale in scales.items()}  # what begins with a brace is taken for JSON
+    ends: dict[str, Any] = {name: (np.array(-scale, np.float32), np.array(scale, np.float32)) for name, scale in scales.items()}
+    with TemporaryDirectory() as folder:
+        write_calibration_table(TensorsData(CalibrationMethod.MinMax, ends).data, folder)
+        text, binary = (Path(folder, f"calibration.{kind}").read_bytes() for kind in ("cache", "flatbuffers"))
+    read = parse_foreign(text)
+    assert read.table.amax == parse_foreign(binary).table.amax == scales
+    assert parse_foreign(codecs.BOM_UTF8 + text.replace(b"\n", b"\r\n")) == read
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a 1.0\na 2.0\n", "line 2: a is listed twice"),
+        ("a 1.0\nb\tc 2.0\n", "line 2 holds control"),
+        ("a\x1b 1.0\n", "line 1 holds control"),
+        ("a 1.0\n\nb 2.0\n", "line 2 is not"),
+        ("a 1.0\nb: 3f800000\n", "line 2 is not"),
+        ("a 1.0\nb 1e400000\n", "line 2 is not"),
+        ("a 1.0\n 2.0\n", "line 2 is not"),
+        ("a 1.0\nb 0.2", "line 2 does not end"),
+        ("a 1.0\nb", "line 2 is not"),
+        ("a 1\n", "first line"),
+        ("a: 40000000\n", "first line"),
+        ("TRT-8601-MinMaxCalibration a: 3f800000 b: 3f800000\n", "line ends lost"),
+    ],
+)
+def test_what_is_no_text_of_onnxruntime_is_refused_by_line(content: str, words: str) -> None:
+    with pytest.raises(TableProblem, match=words):
+        parse_foreign(content.encode())
+
+
+def test_text_of_onnxruntime_is_utf8_and_bounded() -> None:
+    with pytest.raises(TableProblem, match="byte 6 is not UTF-8"):
+        parse_foreign(b"a 1.0\n\xff 1.0\n")
+    with pytest.raises(TableProblem, match="at most"):
+        parse_foreign(b"a 1.0\n" + b"x" * MAX_CACHE_BYTES)
+    spaces = b"a " * (MAX_CACHE_BYTES // 2)  # one long line takes no longer than many
+    with pytest.raises(TableProblem, match="first line"):
+        parse_foreign(spaces)
+
+
+@pytest.mark.parametrize("bad", ["-1.0", "nan", "inf", "-inf", "1e-50", "1e+300"])
+def test_bad_numbers_in_text_of_onnxruntime_are_refused_by_name(bad: str) -> None:
+    for content in (f"conv1 {bad}\nok 1.0\n", f"ok 1.0\nconv1 {bad}\n"):
+        with pytest.raises(TableScaleInvalid, match="conv1"):
+            parse_foreign(content.encode())
 
 
 @pytest.mark.parametrize("content", [b'{"input_scale": 0.5}', b"TRT-8601-MinMaxCalibration\r\ninput: 3f000000\r\n"])
@@ -102,7 +156,7 @@ def test_what_is_no_table_is_refused(content: bytes) -> None:
 
 def test_a_range_of_zero_is_none_in_the_tables_of_others() -> None:
     cache = b"TRT-8601-MinMaxCalibration\nok: 3f800000\ndead: 0\n"
-    texts = [cache, b'{"ok_scale": 1, "dead_scale": 0}', b'{"ok": [-1, 1], "dead": [0, 0]}']
+    texts = [cache, b'{"ok_scale": 1, "dead_scale": 0}', b'{"ok": [-1, 1], "dead": [0, 0]}', b"ok 127.0\ndead 0.0\n"]
     for read in map(parse_foreign, texts):
         assert (list(read.table.amax), read.zeros) == (["ok"], ("dead",))
     own = b'{"format": "enginesmith-table-1", "amax": {"ok": 1, "dead": 0}}'
@@ -151,7 +205,7 @@ def test_a_name_twice_in_a_flatbuffer_is_refused() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
-    for candidate in (content, b"{" + content, b"\x00" + content):
+    for candidate in (content, b"{" + content, b"\x00" + content, b"a 1.0\n" + content):
         outcome(candidate)
 
 

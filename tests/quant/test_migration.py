@@ -2,8 +2,10 @@
 
 import pytest
 
+from app.quant.float16_names import restore_names
 from app.quant.graph import find_activations, find_needed_tensors
 from app.quant.migration import Cache, report_migration
+from app.quant.placement import PLACEMENTS
 from app.quant.qdq import quantize_model
 from app.spec import QuantizeSpec
 from tests.quant.nets import NETS, images, measured_scales
@@ -47,3 +49,22 @@ def test_zero_points_are_told() -> None:
     relus = {node.output[0] for node in model.graph.node if node.op_type == "Relu"}
     points = {row["tensor"]: row["zero_point"] for row in tensors["changed"]}
     assert {points[name] for name in relus & points.keys()} == {-128}
+    assert tensors["zero_points"] == len(points) < tensors["pairs"]
+
+
+@pytest.mark.parametrize("name", list(NETS))
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_in_fp16_the_same_tensors_have_pairs(name: str, placement: str) -> None:
+    model = NETS[name]()
+    scales = measured_scales(model, images(model), find_needed_tensors(model))
+    cache = Cache({tensor: 127 * float(scale) for tensor, scale in scales.items()}, {})
+    told = []
+    for float_type in ("fp32", "fp16"):
+        quantized = quantize_model(
+            model, scales, QuantizeSpec.model_validate({"placement": placement, "float_type": float_type})
+        )
+        restore_names(quantized.model.graph, scales)
+        report = report_migration(quantized.model, cache)
+        changed = report["tensors"].pop("changed")
+        told.append((report, {row["tensor"]: pytest.approx(row["now"], rel=2e-3) for row in changed}))
+    assert told[0] == told[1]

@@ -16,6 +16,7 @@ from app.quant.table import (
     table_from_observation,
     table_from_scales,
     table_to_json,
+    with_extremes,
 )
 
 
@@ -33,6 +34,15 @@ def test_one_observation_gives_every_method(method):
     assert table.extremes == {n: (values[n].minimum, values[n].maximum) for n in "ab"}
     scales = scales_from_table(table)
     assert all(scale.dtype == np.float32 and scale == np.float32(table.amax[n] / 127) for n, scale in scales.items())
+
+
+def test_extremes_that_were_measured_elsewhere_are_stretched_to_the_tables_own_reach():
+    table = Table({"known": 1.0, "further": 8.0, "clipped": 1.0, "flat": 1.0, "unseen": 1.0}, extremes={"known": (0.0, 1.0)})
+    seen = {"known": (-5.0, 5.0), "further": (-1.0, 4.0), "clipped": (-0.5, 3.0), "flat": (0.0, 0.0), "foreign": (0.0, 1.0)}
+    found = with_extremes(table, Table(dict.fromkeys(seen, 1.0), extremes=seen))
+    assert found.extremes == {"known": (0.0, 1.0), "further": (-2.0, 8.0), "clipped": (-0.5, 3.0), "flat": (0.0, 0.0)}
+    assert found.amax == table.amax
+    assert table_from_json(table_to_json(found)) == found
 
 
 def test_unknown_method():

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from app.errors import ModelTensorNameUnsafe, Problem, TableProblem, TableScaleInvalid, UnsupportedOption
 from app.quant.table import scales_from_table, table_from_scales
-from app.quant.trt_cache import MAX_CACHE_BYTES, format_trt_cache, format_trt_version, parse_trt_cache
+from app.quant.table_lines import MAX_CACHE_BYTES
+from app.quant.trt_cache import format_trt_cache, format_trt_version, parse_trt_cache
 
 ORACLE = Path(__file__).parents[1] / "oracle"
 HEADER = b"TRT-100600-EntropyCalibration2\n"

@@ -99,6 +99,17 @@ def test_a_group_has_one_range() -> None:
     assert found["c"] == Steps(np.float32(5 / 255), -128)
 
 
+def test_of_what_nothing_is_known_the_scale_stays() -> None:
+    graph = Graph(17)
+    graph.input("input", "N", 8, 8, 8)
+    model = graph.model(graph.node("Relu", ["input"], "relu"))
+    scales: dict[str, np.float32] = {"input": np.float32(1), "relu": np.float32(1)}
+    found = asymmetric(model.graph, scales, {}, [])
+    assert found == {"input": Steps(np.float32(1)), "relu": Steps(np.float32(127 / 255), -128)}
+    together = asymmetric(model.graph, scales, {}, [["input", "relu"]])
+    assert set(together.values()) == {Steps(np.float32(1))}
+
+
 @pytest.mark.parametrize("name", list(NETS))
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_no_net_loses_beyond_chance(name: str, placement: str) -> None:

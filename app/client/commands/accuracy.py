@@ -17,7 +17,20 @@ from app.client.session import Session, session_of
 from app.client.summary import format_share
 from app.errors import Problem
 
-_COLUMNS = ("net", "images", "what", "agreement", "least", "accuracy FP32", "accuracy INT8", "cosine", "SQNR dB", "float")
+_COLUMNS = (
+    "net",
+    "images",
+    "what",
+    "agreement",
+    "least",
+    "expected",
+    "accuracy FP32",
+    "accuracy INT8",
+    "cosine",
+    "SQNR dB",
+    "float",
+)
+_SHARES = ("agreement", "agreement_least", "expected_agreement", "accuracy_fp32", "accuracy_int8")
 #: EfficientNet-Lite0 was trained on (pixel - 127) / 128.
 _EFFICIENTNET = {"scale": 1.0, "mean": [127.0], "std": [128.0]}
 
@@ -30,6 +43,9 @@ class Subjects:
         None
     )
     images: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Zip of images, which is halved.")] = None
+    judge: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Zip to judge on; then all of --images is calibrated on.")
+    ] = None
     preprocess: Annotated[str | None, typer.Option(help="Preset name, or JSON as in a JobSpec.")] = None
     splits: Annotated[int, typer.Option(min=1, max=64, help="How often images are halved, each half judged in turn.")] = 2
     assets: Annotated[
@@ -52,6 +68,10 @@ class Ways:
     method: Annotated[
         Literal["auto", "entropy", "minmax", "percentile", "mse"], typer.Option(help="Method beside options.")
     ] = "auto"
+    min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Gate of the ways that exclude auto.")] = None
+    max_excluded: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of multiply-adds that these may leave in float.")
+    ] = None
 
 
 @grouped
@@ -60,6 +80,8 @@ def accuracy(context: typer.Context, subjects: Subjects, ways: Ways) -> None:
     session = session_of(context)
     if (subjects.model is None) != (subjects.images is None):
         raise typer.BadParameter("--model and --images need each other")
+    if subjects.judge is not None and subjects.model is None:
+        raise typer.BadParameter("--judge needs --model and --images")
     with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
         session.screen.note("starting a server")
         with running_server(Path(folder, "data")) as address, Client(address) as client:
@@ -68,10 +90,13 @@ def accuracy(context: typer.Context, subjects: Subjects, ways: Ways) -> None:
 
 
 def _splits(subjects: Subjects, folder: Path) -> Iterator[Any]:
-    from app.bench.splits import Halved, digits_split  # loads the runtimes
+    from app.bench.splits import Halved, Split, digits_split  # loads the runtimes
 
     if subjects.model is not None and subjects.images is not None:
         preprocess = _preprocess(subjects.preprocess)
+        if subjects.judge is not None:
+            yield Split(subjects.model.stem, "images, judge", subjects.model, subjects.images, subjects.judge, preprocess)
+            return
         yield from Halved(subjects.model.stem, subjects.model, subjects.images, preprocess, subjects.splits).write(folder)
         return
     yield digits_split()
@@ -96,7 +121,9 @@ def _measure(session: Session, client: Client, splits: Iterator[Any], ways: Ways
 
     python = str(ways.modelopt_python) if ways.modelopt_python else None
     try:
-        options = Options(session.screen.note, ways.others, python, tuple(ways.only or ()), ways.method)
+        options = Options(
+            session.screen.note, ways.others, python, tuple(ways.only or ()), ways.method, ways.min_agreement, ways.max_excluded
+        )
         return bench_accuracy(splits, client, options)
     except Problem as problem:
         raise LocalProblem(f"Cannot measure: {problem.detail}") from problem
@@ -105,8 +132,8 @@ def _measure(session: Session, client: Client, splits: Iterator[Any], ways: Ways
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     net = (row["net"], "", row["what"])
     if "failed" in row:
-        return (*net, row["failed"], "", "", "", "", "", "")
-    shares = (format_share(row[name]) for name in ("agreement", "agreement_least", "accuracy_fp32", "accuracy_int8"))
+        return (*net, row["failed"], *[""] * (len(_COLUMNS) - len(net) - 1))
+    shares = (format_share(row[name]) for name in _SHARES)
     cosine, sqnr = row["cosine"], row["sqnr_db"]
     figures = ("-" if cosine is None else f"{cosine:.5f}", "-" if sqnr is None else f"{sqnr:.2f}")
     return (row["net"], str(row["images"]), row["what"], *shares, *figures, format_share(row["float_share"]))

@@ -30,6 +30,8 @@ def lines_from_import(found: Mapping[str, Any]) -> list[str]:
     names = ("matched", "mapped", "constants", "internal", "unknown", "zero", "filled", "missing")
     counts = ", ".join(f"{found[name]} {name}" for name in names if found[name] or name in ("matched", "missing"))
     lines = [f"table {found['id']} ({found['origin']})", counts]
+    if found["extremes"]:
+        lines.append(f"least and greatest value known of {found['extremes']} tensors")
     lines += [f"{name}: {listed(found['details'][name])}" for name in ("unknown", "zero", "missing") if found[name]]
     filled = [_line(tensor, how) for tensor, how in found["details"]["filled"].items()]
     more = [f"filled: and {len(filled) - _SHOWN_NAMES} more (--json lists all)"] if len(filled) > _SHOWN_NAMES else []

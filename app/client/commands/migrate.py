@@ -21,6 +21,11 @@ from app.client.problems import JobFailed, LocalProblem
 from app.client.session import Session, session_of
 from app.spec import FloatType, Placement
 
+_ASYMMETRIC = (
+    "Zero points, for ONNX Runtime alone. A cache does not say how far a tensor goes below zero: without --images only those "
+    "get one that cannot, by their operators; with --images the ends are measured."
+)
+
 
 @dataclass(frozen=True)
 class Files:
@@ -42,11 +47,12 @@ class Choices:
     placement: Annotated[Placement, typer.Option(help="Where Q/DQ pairs go.")] = "default"
     float_type: Annotated[FloatType, typer.Option(help="What stays float is computed in this.")] = "fp32"
     exclude: Annotated[list[str] | None, typer.Option(help="Node, tensor or pattern that stays float; repeatable.")] = None
+    asymmetric: Annotated[bool, typer.Option("--asymmetric", help=_ASYMMETRIC)] = False
 
 
 @dataclass(frozen=True)
 class Judging:
-    """Images to compare FP32 and INT8 on, and to measure on with --fill minmax-from-dataset."""
+    """Images to compare FP32 and INT8 on, and to measure on with --fill minmax-from-dataset or --asymmetric."""
 
     images: Annotated[Path | None, typer.Option(exists=True, help="Folder or archive; a folder a class makes labels.")] = None
     judge_images: Annotated[int | None, typer.Option(min=1, help="Compare on so many; default all.")] = None
@@ -61,6 +67,8 @@ def migrate(context: typer.Context, files: Files, choices: Choices, judging: Jud
     """
     if choices.fill == "minmax-from-dataset" and judging.images is None:
         raise typer.BadParameter("minmax-from-dataset measures on --images", param_hint="--fill")
+    if choices.asymmetric and choices.float_type == "fp16":
+        raise typer.BadParameter("fp16 is for TensorRT, which takes no zero points", param_hint="--asymmetric")
     session = session_of(context)
     with _client(context, session) as client:
         document = _migrate(session, client, _Task(files, choices, judging))
@@ -76,7 +84,13 @@ class _Task:
     @property
     def quantize(self) -> dict[str, Any]:
         chosen = self.choices
-        return {"placement": chosen.placement, "float_type": chosen.float_type, "exclude": chosen.exclude or []}
+        own = {"placement": chosen.placement, "float_type": chosen.float_type, "exclude": chosen.exclude or []}
+        return own | ({"asymmetric": True} if chosen.asymmetric else {})
+
+    @property
+    def measures(self) -> bool:
+        """Whether the images tell something that the cache does not."""
+        return self.judging.images is not None and (self.choices.asymmetric or self.choices.fill == "minmax-from-dataset")
 
 
 def _migrate(session: Session, client: Client, task: _Task) -> dict[str, Any]:
@@ -94,8 +108,9 @@ def _migrate(session: Session, client: Client, task: _Task) -> dict[str, Any]:
 
 def _import_options(task: _Task, model: dict[str, Any], dataset: dict[str, Any] | None) -> dict[str, Any]:
     options = {"model": model["id"], "min_coverage": task.choices.min_coverage, "fill": task.choices.fill}
-    if task.choices.fill == "minmax-from-dataset" and dataset is not None:
+    if task.measures and dataset is not None:
         options |= {"dataset": dataset["id"], "preprocess": task.judging.preprocess}
+        options |= {"extremes": True} if task.choices.asymmetric else {}
     return options
 
 

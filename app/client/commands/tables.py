@@ -35,11 +35,12 @@ class ExportOptions:
 class ImportOptions:
     """What is imported, and how strictly."""
 
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="TRT cache, JSON, or calibration.flatbuffers.")]
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="TRT cache, JSON, or ONNX Runtime's calibration.*.")]
     model: Annotated[str, typer.Option(help="Name or id of the model that it belongs to.")]
     min_coverage: Annotated[float | None, typer.Option(help="Refuse it below this share of matched tensors.")] = None
     fill: Annotated[Fill | None, typer.Option(help="Where the range of a tensor that it lacks comes from.")] = None
-    dataset: Annotated[str | None, typer.Option(help="Images for --fill minmax-from-dataset: name or id.")] = None
+    extremes: Annotated[bool | None, typer.Option("--extremes", help="Measure least and greatest values: zero points.")] = None
+    dataset: Annotated[str | None, typer.Option(help="To measure on: name or id.")] = None
     preprocess: Annotated[str | None, typer.Option(help="For these: unit, imagenet, tf, caffe, or JSON.")] = None
 
 
@@ -127,7 +128,7 @@ def import_table(context: typer.Context, wanted: ImportOptions) -> None:
 
 
 def _options(wanted: ImportOptions) -> dict[str, Any]:
-    names = ("model", "min_coverage", "fill", "dataset", "preprocess")
+    names = ("model", "min_coverage", "fill", "extremes", "dataset", "preprocess")
     return {name: getattr(wanted, name) for name in names if getattr(wanted, name) is not None}
 
 

@@ -11,7 +11,7 @@ from app.keys import EQUALIZER
 from app.quant.coverage import Coverage, match_names
 from app.quant.foreign import ForeignTable, parse_foreign
 from app.quant.neighbours import Filled, fill_from_neighbours
-from app.quant.table import Table, scales_from_table, table_to_text
+from app.quant.table import Table, scales_from_table, table_to_text, with_extremes
 from app.worker.steps.quantize import read_table
 
 _ZERO_IS = "0 (TensorRT writes that where all images gave zeros; fill=neighbours or fill=minmax-from-dataset may find a range)"
@@ -21,10 +21,11 @@ def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
     """Write the table's JSON to `out`; return what of it the model knows, and where each added amax came from.
 
     request: {"model": path, "cache": path, "out": path, "fill": "refuse" or "neighbours" or "minmax-from-dataset",
-    "computed": path of a table of that model and dataset, or None}. Returns {"format", "header", "method", "equalizer",
-    "tensors", "dead", "needed", "covered", "kept": amax of the known names that are no tensors of the model, "listed": all
-    names in the file's order, but the unknown, "counts" and "details": names as matched, mapped, constants, internal,
-    unknown, zero, missing, filled}. Raises TableProblem, TableScaleInvalid.
+    "computed": path of a table of that model and dataset, or None, "extremes": whether those are taken from it}. Returns
+    {"format", "header", "method", "equalizer", "tensors", "extremes": of how many tensors they are known, "dead", "needed",
+    "covered", "kept": amax of the known names that are no tensors of the model, "listed": all names in the file's order, but
+    the unknown, "counts" and "details": names as matched, mapped, constants, internal, unknown, zero, missing, filled}.
+    Raises TableProblem, TableScaleInvalid.
     """
     foreign = parse_foreign(Path(request["cache"]).read_bytes())
     _check_equalizer(foreign.table)
@@ -37,6 +38,8 @@ def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
     if measured is not None or request["fill"] != "minmax-from-dataset":
         _check_zeros(coverage)
     table = _table_from_coverage(foreign, coverage)
+    if request["extremes"] and measured is not None:
+        table = with_extremes(table, measured)
     Path(request["out"]).write_text(table_to_text(table), encoding="utf-8")
     return {
         "format": foreign.format,
@@ -44,6 +47,7 @@ def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
         "method": table.method,
         "equalizer": foreign.table.equalizer,
         "tensors": len(table.amax),
+        "extremes": len(table.extremes),
         "dead": list(table.dead),
         "needed": len(coverage.needed),
         "covered": coverage.covered,

@@ -5,6 +5,7 @@ from typing import Any
 
 import onnx
 
+from app.quant.float16_names import restore_names
 from app.quant.migration import Cache, report_migration
 from app.worker.steps.quantize import read_table
 
@@ -18,4 +19,6 @@ def migrate(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) 
     filled = set(request["filled"])
     amax = {name: value for name, value in read_table(request["table"]).amax.items() if name not in filled}
     kept = {row["node"]: row["reason"] for row in request["kept_float"]}
-    return report_migration(onnx.load(request["qdq"]), Cache(amax, kept))
+    model = onnx.load(request["qdq"])
+    restore_names(model.graph, amax)
+    return report_migration(model, Cache(amax, kept))
