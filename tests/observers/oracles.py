@@ -59,9 +59,10 @@ class Oracle:
 
 def read_photos(count: int, size: tuple[int, int]) -> np.ndarray:
     """Return photos as float32[count, height, width, 3] in -1..1, or skip the test."""
+    height, width = size
     with zipfile.ZipFile(assets() / "photos-256.zip") as archive:
         opened = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in sorted(archive.namelist())[:count]]
-    sized = [photo.resize(size[::-1], Image.Resampling.BILINEAR) for photo in opened]
+    sized = [photo.resize((width, height), Image.Resampling.BILINEAR) for photo in opened]
     return (np.stack([np.asarray(photo, np.float32) for photo in sized]) - np.float32(127)) / np.float32(128)
 
 

@@ -17,7 +17,10 @@ from tests.observers.observing import observe
 
 IMAGES = np.random.default_rng(11).normal(size=(6, 3, 12, 12)).astype(np.float32)
 NODE = helper.make_node
-POOL = {"kernel_shape": [2, 2], "strides": [2, 2]}
+
+
+def max_pool(tensor: str, *outputs: str) -> onnx.NodeProto:
+    return NODE("MaxPool", [tensor], list(outputs), kernel_shape=[2, 2], strides=[2, 2])
 
 
 def save_pools(folder: Path) -> Path:
@@ -29,11 +32,11 @@ def save_pools(folder: Path) -> Path:
     nodes = [
         NODE("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
         NODE("Relu", ["c"], ["r"]),
-        NODE("MaxPool", ["r"], ["m1", "where"], **POOL),
+        max_pool("r", "m1", "where"),
         NODE("Transpose", ["m1"], ["t"], perm=[0, 1, 3, 2]),
-        NODE("MaxPool", ["t"], ["m2"], **POOL),
+        max_pool("t", "m2"),
         NODE("Flatten", ["m2"], ["y"]),
-        NODE("MaxPool", ["c"], ["m3"], **POOL),
+        max_pool("c", "m3"),
         NODE("Relu", ["m3"], ["r3"]),
         NODE("Pad", ["m3", "pads"], ["padded"]),
         NODE("Clip", ["padded"], ["k"]),
