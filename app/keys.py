@@ -13,7 +13,7 @@ from app.spec import CalibrationSpec, QuantizeSpec
 
 #: Raised when a stage computes other numbers from the same input, or an observation holds other tensors.
 OBSERVER_VERSION = 5
-DERIVER_VERSION = 2
+DERIVER_VERSION = 3
 CHOOSER_VERSION = 2
 QUANTIZER_VERSION = 3
 JUDGE_VERSION = 1

@@ -4,9 +4,9 @@ Reshape, Flatten, Transpose and the like keep the values; Relu and Clip clamp th
 behind such nodes is a view of the tensor before them: it is counted from the same memory and never fetched, and the
 runtime keeps its fusions (an activation into its Conv, a Pad into its Conv).
 
-TensorRT's calibrators give what a MaxPool puts out the very scale of what goes in, so on TensorRT's grid its output has
-the histogram of its input, and is not fetched either. On the mergeable grid it is measured: a maximum over windows has
-fewer small values and may have a smaller range, and it is its own distribution that decides what is best kept of it.
+TensorRT's calibrators give what a MaxPool or an AveragePool puts out the very scale of what goes in, so on TensorRT's grid
+its output has the histogram of its input, and is not fetched either. On the mergeable grid it is measured: a maximum over
+windows has fewer small values, a mean a smaller range, and it is its own distribution that decides what is best kept of it.
 """
 
 import math
@@ -24,8 +24,9 @@ from app.quant.observation import Grid
 #: The output has the values of the first input, each as often.
 _RESHAPING = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
 _IDENTICAL = {"Identity", "Dropout"}
-#: The first output has the scale of the first input in TensorRT's caches, whatever its own values are.
-_SCALED_AS_INPUT = {"MaxPool"}
+#: The first output has the scale of the input in TensorRT's caches, whatever its own values are. Pooling of all there is
+#: (GlobalAveragePool, GlobalMaxPool, ReduceMax, ReduceMean) is measured there, and so are Concat, Slice, Split, Resize.
+_SCALED_AS_INPUT = {"AveragePool", "MaxPool"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _through_equal(graph: _Graph, view: View) -> View:
 
 
 def _through_scaled(graph: _Graph, view: View) -> View:
-    # Never to be walked through behind a clamp: what a Relu makes of a MaxPool's output is measured by itself.
+    # Never to be walked through behind a clamp: what a Relu makes of a pooled tensor is measured by itself.
     while True:
         view = _through_equal(graph, view)
         node = graph.producers.get(view.source)

@@ -57,7 +57,7 @@ def constant_amax(graph: onnx.GraphProto, method: str) -> dict[str, float]:
     for name in _operands(graph, index):
         value = index.array(name)
         if value is not None and np.isfinite(value).all():
-            found[f"{name}_output"] = _amax(value.astype(np.float32), method)
+            found[f"{name}_output"] = measure_constant(value.astype(np.float32), method)
     return found
 
 
@@ -71,7 +71,8 @@ def is_zero(largest: float) -> bool:
     return largest < 127 * MIN_SCALE
 
 
-def _amax(value: np.ndarray, method: str) -> float:
+def measure_constant(value: np.ndarray, method: str) -> float:
+    """Return the amax that TensorRT's calibrator gives a constant, float32 of any shape, by a method; see `constant_amax`."""
     largest = float(np.abs(value).max(initial=0.0))
     if method != "entropy" or is_zero(largest):
         return range_of_constant(largest)

@@ -37,6 +37,8 @@ class Oracle:
     batch: int
     pixels: str
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+    #: Tensors in which we are known to differ, see `DETECTORS_MAP`.
+    unlike: frozenset[str] = frozenset()
 
     def batches(self) -> Iterator[np.ndarray]:
         """Yield the very batches that TensorRT got; fails where this machine decodes other pixels."""
@@ -51,10 +53,8 @@ class Oracle:
         return (FOLDER / f"{self.name}-{method}.cache").read_bytes()
 
     def scales(self, method: Method, names: list[str]) -> dict[str, np.float32]:
-        """Return the scales of these tensors; none of them was zero on every image."""
-        scales, dead = scales_from_native_cache(self.cache(method), names)
-        assert not dead
-        return scales
+        """Return the scales of these tensors, but for those that were zero on every image."""
+        return scales_from_native_cache(self.cache(method), names)[0]
 
 
 def read_photos(count: int, size: tuple[int, int]) -> np.ndarray:
@@ -69,6 +69,11 @@ def read_photos(count: int, size: tuple[int, int]) -> np.ndarray:
 def published(name: str) -> Callable[[Path], Path]:
     """Return what finds the file of a published net, or skips the test."""
     return lambda _folder: published_path(name)
+
+
+def stored(name: str) -> Callable[[Path], Path]:
+    """Return what finds a model beside its caches."""
+    return lambda _folder: FOLDER / f"{name}.onnx"
 
 
 def save_thin_resnet50(folder: Path) -> Path:
@@ -93,10 +98,22 @@ def save_thin_resnet50_nhwc(folder: Path) -> Path:
     return path
 
 
+#: The map of a text detector is 3e-6 and less on the first 12 photos, and 0.23 on the last. TensorRT's bins have the width
+#: of that last batch, as though the ones before had been zeros; by the rule that holds everywhere else its range would be
+#: that of the first batch, doubled 20 times. ONNX Runtime's Sigmoid moreover rounds to multiples of 3e-8.
+DETECTORS_MAP = frozenset({"sigmoid_0.tmp_0"})
+
 ORACLES = (
+    # Small nets of every kind of pooling, of moving values, and of computing one value from one or two.
+    Oracle("kinds-pools", stored("kinds-pools"), 64, (24, 24), 16, "c6ab30519f7156d2"),
+    Oracle("kinds-moves", stored("kinds-moves"), 64, (24, 24), 16, "c6ab30519f7156d2"),
+    Oracle("kinds-points", stored("kinds-points"), 64, (24, 24), 16, "c6ab30519f7156d2"),
     Oracle("face-proposals", published("face-proposals"), 40, (64, 48), 8, "620eff359f4e20a7", "NHWC"),
     Oracle("face-refinement", published("face-refinement"), 64, (24, 24), 16, "1f894c64ba718f65", "NHWC"),
     Oracle("face-landmarks", published("face-landmarks"), 64, (48, 48), 16, "496dc716347fb128", "NHWC"),
+    # MobileNets with hard-swish and squeeze-excite.
+    Oracle("text-classifier", published("classifier"), 48, (48, 192), 8, "88ab7319430fcef1"),
+    Oracle("text-detector", published("detector"), 16, (160, 160), 4, "3e8316feb56c67d8", unlike=DETECTORS_MAP),
     Oracle("thin-resnet50", save_thin_resnet50, 48, (224, 224), 8, "3feb0506b1928a5e"),
     Oracle("thin-resnet50-nhwc", save_thin_resnet50_nhwc, 32, (224, 224), 8, "8617f07c08d75e04", "NHWC"),
     Oracle("efficientnet-lite0", lambda _folder: assets() / "efficientnet-lite0.onnx", 64, (224, 224), 8, "031a124976fbf535"),

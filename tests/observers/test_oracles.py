@@ -1,4 +1,4 @@
-"""TensorRT's own caches of nets with pooling, residuals, PReLU and depthwise convolutions, from activations computed here.
+"""TensorRT's own caches of 11 nets and most kinds of operators, from activations computed here.
 
 Two forward passes round differently. That moves a scale by millionths, and where two thresholds have nearly the same
 divergence it decides which of them has the smaller one. Here the divergence of Relu_96 of the thin ResNet-50 is smaller at
@@ -56,9 +56,10 @@ def test_minmax_equals_tensorrts(case: Case) -> None:
 def check_entropy(case: Case) -> None:
     """Fail where a scale is neither TensorRT's nor one of the same divergence, or where there are many such ties."""
     theirs = case.oracle.scales("entropy2", case.tensors)
-    ours = scales_from_table(table_from_observation(case.observation, "entropy"))
-    assert theirs.keys() == ours.keys() == set(case.tensors)
-    others = {name for name in theirs if ours[name] != pytest.approx(theirs[name], rel=CLOSE)}
+    table = table_from_observation(case.observation, "entropy")
+    ours = scales_from_table(table)
+    assert theirs.keys() == ours.keys() == set(case.tensors) - set(table.dead)
+    others = {name for name in theirs.keys() - case.oracle.unlike if ours[name] != pytest.approx(theirs[name], rel=CLOSE)}
     for name in others:
         excess = excess_of(case.observation.histograms[name], float(theirs[name]))
         assert excess <= TIE, (name, excess)
@@ -79,7 +80,7 @@ def check_minmax(case: Case) -> None:
     theirs = case.oracle.scales("minmax", case.tensors)
     ours = scales_from_table(table_from_observation(case.observation, "minmax"))
     assert theirs.keys() == ours.keys()
-    others = [name for name in theirs if ours[name] != pytest.approx(theirs[name], rel=CLOSE)]
+    others = {name for name in theirs.keys() - case.oracle.unlike if ours[name] != pytest.approx(theirs[name], rel=CLOSE)}
     assert len(others) <= 1
     for name in others:
         assert ours[name] == pytest.approx(theirs[name], rel=DEEP), name

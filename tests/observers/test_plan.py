@@ -1,4 +1,4 @@
-"""What is fetched, and what stands for the output of a MaxPool on each grid."""
+"""What is fetched, and what stands for a pooled tensor on each grid."""
 
 from pathlib import Path
 

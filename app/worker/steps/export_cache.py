@@ -25,7 +25,7 @@ def export_cache(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
     model = onnx.load(request["model"])
     stored = read_table(request["table"])
     table = stored.amax
-    network = find_network_tensors(Path(request["model"]))
+    network = find_network_tensors(Path(request["model"]), stored.method)
     amax = table | request["kept"]
     beside = constant_amax(model.graph, stored.method) | product_bounds(model.graph, table)
     if network is not None:
