@@ -10,7 +10,7 @@ from app.engines.network_tensors import parser_name
 from app.quant.graph import find_activations
 from app.quant.table import Table, table_from_scales, table_to_text
 from app.quant.trt_cache import parse_trt_cache
-from app.quant.trt_names import INTERNAL_PREFIXES
+from app.quant.trt_names import INTERNAL_PREFIXES, constant_amax
 from app.worker.steps.build import write_cache
 from app.worker.steps.export_cache import export_cache
 from tests.observers.oracles import ORACLES, Method, Oracle
@@ -58,3 +58,15 @@ def test_the_cache_of_a_table_lists_what_tensorrt_itself_listed(tmp_path: Path, 
             assert ours == pytest.approx(theirs.scales[name], rel=3e-4)  # so is a hard sigmoid
         else:  # zeros are exact at any scale
             assert ours == pytest.approx(1.0 if name in theirs.zeros else theirs.scales[name], rel=2e-6)
+
+
+@pytest.mark.parametrize("name", ["text-classifier", "text-detector"])
+def test_constants_that_are_nodes_are_known_without_a_parser(tmp_path: Path, name: str) -> None:
+    (oracle,) = (oracle for oracle in ORACLES if oracle.name == name)
+    model = onnx.load(oracle.save(tmp_path))
+    theirs = parse_trt_cache(oracle.cache("entropy2")).scales
+    ours = constant_amax(model.graph, "entropy")
+    constants = {f"{node.output[0]}_output" for node in model.graph.node if node.op_type == "Constant"}
+    assert ours.keys() == constants & theirs.keys()
+    for tensor, amax in ours.items():
+        assert amax / 127 == pytest.approx(float(theirs[tensor]), rel=2e-6), tensor
