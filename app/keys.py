@@ -12,8 +12,8 @@ from app.resolved import ResolvedJob
 from app.spec import CalibrationSpec, QuantizeSpec
 
 #: Raised when a stage computes other numbers from the same input, or an observation holds other tensors.
-OBSERVER_VERSION = 4
-DERIVER_VERSION = 2
+OBSERVER_VERSION = 5
+DERIVER_VERSION = 3
 CHOOSER_VERSION = 2
 QUANTIZER_VERSION = 4
 #: Of models with zero points alone.
@@ -21,6 +21,8 @@ ZERO_POINTS_VERSION = 2
 JUDGE_VERSION = 1
 TUNER_VERSION = 2
 EXCLUDER_VERSION = 3
+#: Of the cache text that an implicit build is given.
+EXPORTER_VERSION = 2
 EQUALIZER = "cross-layer/1"
 
 #: Bias correction and weight rounding look at so many of the calibration images.
@@ -144,9 +146,13 @@ def cache_facts(job: ResolvedJob, facts: Mapping[str, Any]) -> dict[str, Any] | 
 
     That is the cache text that TensorRT's own calibrator wrote, or the constants that an imported cache listed.
     """
-    if job.spec.engine is None or job.spec.engine.quantization != "implicit":
+    if not _is_implicit(job):
         return None
     return {name: facts[name] for name in ("native_cache", "kept") if facts.get(name)} or None
+
+
+def _is_implicit(job: ResolvedJob) -> bool:
+    return job.spec.engine is not None and job.spec.engine.quantization == "implicit"
 
 
 def engine_key(job: ResolvedJob, table_body: str | None, cache: dict[str, Any] | None = None) -> str:
@@ -158,6 +164,7 @@ def engine_key(job: ResolvedJob, table_body: str | None, cache: dict[str, Any] |
         quantizer=_quantizer(job.spec.quantize),
         tuned=tuned_facts(job) if table_body else None,
         cache=cache if table_body else None,
+        exporter=EXPORTER_VERSION if table_body and _is_implicit(job) else None,
         engine=job.spec.engine,
         float_type=job.spec.quantize.float_type,
         backend=job.tools.backend,

@@ -13,6 +13,6 @@ def prepare(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     subject = Subject.from_json(request["subject"])
     meter = Meter()
     meter.started()
-    asked = {"observe": "needed", "equalize": False, "image_shape": [1, *subject.shape]}
+    asked = {"observe": "needed", "grid": "mergeable", "equalize": False, "image_shape": [1, *subject.shape]}
     prepare_model(asked | {"model": subject.model, "observer": "onnxruntime", "out": request["out"]}, report)
     return meter.ended()

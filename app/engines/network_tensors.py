@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from app.quant.trt_names import measure_constant
+
 #: Layers that hand on the values of their first input.
 _KEEPING = ("SHUFFLE", "IDENTITY", "CAST")
 #: Activation functions whose values never exceed 1: the parser makes a HardSwish of a HARD_SIGMOID and a product.
@@ -23,10 +25,11 @@ class NetworkTensor:
     same_as: str | None = None
 
 
-def find_network_tensors(model: Path) -> list[NetworkTensor] | None:
+def find_network_tensors(model: Path, method: str = "minmax") -> list[NetworkTensor] | None:
     """Return the float tensors in the order of the network; None where no parser is installed, or it refuses the model.
 
-    The parser is TensorRT-RTX's, which needs no GPU; it gives the names that TensorRT 10 writes into its caches.
+    The parser is TensorRT-RTX's, which needs no GPU; it gives the names that TensorRT 10 writes into its caches. Constants
+    have the range that a calibrator gives them by that method.
     """
     trt = _find_parser()
     if trt is None:
@@ -39,7 +42,7 @@ def find_network_tensors(model: Path) -> list[NetworkTensor] | None:
         return None
     tensors = [NetworkTensor(network.get_input(number).name) for number in range(network.num_inputs)]
     for number in range(network.num_layers):
-        tensors.extend(_outputs(trt, network.get_layer(number)))
+        tensors.extend(_outputs(trt, network.get_layer(number), method))
     return tensors
 
 
@@ -49,15 +52,17 @@ def parser_name() -> str | None:
     return f"tensorrt-rtx {trt.__version__}" if trt else None
 
 
-def _outputs(trt: ModuleType, layer: Any) -> list[NetworkTensor]:
+def _outputs(trt: ModuleType, layer: Any, method: str) -> list[NetworkTensor]:
     kind = layer.type.name
     outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
     floats = [output.name for output in outputs if output.dtype in (trt.float32, trt.float16)]
     source = layer.get_input(0).name if kind in _KEEPING and layer.num_inputs else None
-    return [NetworkTensor(name, _amax(trt, layer, kind), source) for name in floats]
+    amax = _amax(trt, layer, method) if floats else None
+    return [NetworkTensor(name, amax, source) for name in floats]
 
 
-def _amax(trt: ModuleType, layer: Any, kind: str) -> float | None:
+def _amax(trt: ModuleType, layer: Any, method: str) -> float | None:
+    kind = layer.type.name
     if kind == "ACTIVATION":
         layer.__class__ = trt.IActivationLayer
     if kind == "SOFTMAX" or (kind == "ACTIVATION" and layer.type.name in _UNIT):
@@ -65,7 +70,8 @@ def _amax(trt: ModuleType, layer: Any, kind: str) -> float | None:
     if kind != "CONSTANT":
         return None
     layer.__class__ = trt.IConstantLayer
-    return float(np.abs(np.asarray(layer.weights)).max(initial=0.0))
+    values = np.asarray(layer.weights, np.float32)
+    return measure_constant(values, method) if np.isfinite(values).all() else None
 
 
 def _find_parser() -> ModuleType | None:

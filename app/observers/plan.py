@@ -3,6 +3,10 @@
 Reshape, Flatten, Transpose and the like keep the values; Relu and Clip clamp them; zero padding adds zeros. A tensor
 behind such nodes is a view of the tensor before them: it is counted from the same memory and never fetched, and the
 runtime keeps its fusions (an activation into its Conv, a Pad into its Conv).
+
+TensorRT's calibrators give what a MaxPool or an AveragePool puts out the very scale of what goes in, so on TensorRT's grid
+its output has the histogram of its input, and is not fetched either. On the mergeable grid it is measured: a maximum over
+windows has fewer small values, a mean a smaller range, and it is its own distribution that decides what is best kept of it.
 """
 
 import math
@@ -15,10 +19,14 @@ import onnx
 from app.errors import CalibrationProblem
 from app.observers.constants import compute_constants
 from app.observers.views import Plan, View
+from app.quant.observation import Grid
 
 #: The output has the values of the first input, each as often.
 _RESHAPING = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
 _IDENTICAL = {"Identity", "Dropout"}
+#: The first output has the scale of the input in TensorRT's caches, whatever its own values are. Pooling of all there is
+#: (GlobalAveragePool, GlobalMaxPool, ReduceMax, ReduceMean) is measured there, and so are Concat, Slice, Split, Resize.
+_SCALED_AS_INPUT = {"AveragePool", "MaxPool"}
 
 
 @dataclass(frozen=True)
@@ -28,13 +36,14 @@ class _Graph:
     input: str
 
 
-def make_plan(model: onnx.ModelProto, tensors: Iterable[str]) -> Plan:
-    """Return how to measure tensors of model; raises CalibrationProblem for names that it does not have."""
+def make_plan(model: onnx.ModelProto, tensors: Iterable[str], grid: Grid) -> Plan:
+    """Return how to measure tensors of model on a grid; raises CalibrationProblem for names that it does not have."""
     wanted = list(dict.fromkeys(tensors))
     graph = _read_graph(model)
     if unknown := [name for name in wanted if name not in graph.producers and name != graph.input]:
         raise CalibrationProblem(reason=f"the model has no activations {', '.join(unknown[:5])}")
-    kept = {name: _through_equal(graph, View(name)) for name in wanted}
+    walk = _through_equal if grid == "mergeable" else _through_scaled
+    kept = {name: walk(graph, View(name)) for name in wanted}
     bases = {view.source for view in kept.values()} | {graph.input}
     views = {name: _through_clamps(graph, view, bases) for name, view in kept.items()}
     sources = {view.source for view in views.values()}
@@ -72,6 +81,16 @@ def _through_equal(graph: _Graph, view: View) -> View:
         else:
             break
     return view
+
+
+def _through_scaled(graph: _Graph, view: View) -> View:
+    # Never to be walked through behind a clamp: what a Relu makes of a pooled tensor is measured by itself.
+    while True:
+        view = _through_equal(graph, view)
+        node = graph.producers.get(view.source)
+        if view.pads or node is None or node.op_type not in _SCALED_AS_INPUT or view.source != node.output[0]:
+            return view
+        view = replace(view, source=node.input[0])
 
 
 def _is_identity(node: onnx.NodeProto, output: str) -> bool:

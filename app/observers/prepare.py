@@ -1,7 +1,6 @@
 """Make a model ready to be observed: optimized, cut into segments, tried out. Done once, whatever the images."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from app.observers.batch_axis import assume_batch_axis, find_batch_axis
 from app.observers.forward import Forward
 from app.observers.noise import make_noise
 from app.observers.optimize import optimize_model
-from app.observers.plan import make_plan
 from app.observers.prepared import Prepared, Segment, Tensor, save_prepared
 from app.observers.segments import Cut, cut_graph, save_segment
 from app.observers.session import open_session, run_session
@@ -29,12 +27,11 @@ _WHOLE = "segment-0.onnx"
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
-def prepare_model_to_observe(model: onnx.ModelProto, tensors: Sequence[str], shape: tuple[int, ...], folder: Path) -> Prepared:
-    """Write to folder all that observing tensors of model (which is emptied) needs; shape is that of one image's batch.
+def prepare_model_to_observe(model: onnx.ModelProto, plan: Plan, shape: tuple[int, ...], folder: Path) -> Prepared:
+    """Write to folder all that plan needs of model (which is emptied); shape is that of one image's batch.
 
-    Raises CalibrationProblem for unknown tensors, or where onnxruntime does not load or run the model.
+    Raises CalibrationProblem where onnxruntime does not load or run the model.
     """
-    plan = make_plan(model, tensors)
     images = Tensor("float32", shape)
     prepared = Prepared(folder, plan, 1, {plan.input: images}, (), is_bindable=True)
     if plan.fetched:

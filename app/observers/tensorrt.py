@@ -55,7 +55,7 @@ class GpuObserver:
         """Read the model; raises CalibrationProblem for unknown tensors. What is worth saying is reported."""
         self._model = onnx.load(model_path)
         self._spec, self._report = spec, report
-        self._plan = make_plan(self._model, tensors)
+        self._plan = make_plan(self._model, tensors, spec.grid)
         self._regions = make_regions(self._plan, spec.grid)
         self._forward: GpuForward | None = None
         self._stream: Stream | None = None

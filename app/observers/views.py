@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class View:
-    """The values of tensor `source`, clamped to [low, high], with zeros around: pads are numpy-like, per axis."""
+    """The values of tensor `source`, clamped to [low, high], with zeros around: pads are numpy-like, per axis.
+
+    On TensorRT's grid also what stands for a tensor whose own values TensorRT does not go by, see `app.observers.plan`.
+    """
 
     source: str
     low: float = -math.inf

@@ -2,7 +2,9 @@
 
 Source: NVIDIA, 8-bit Inference with TensorRT (GTC 2017, S7310), with the details found by comparing with the caches of
 TensorRT 10.6: the zero bin takes its neighbour's count, the range may end at any of the bins 128..2048, bins are dealt
-to the 128 levels evenly, and of equal divergences the widest range wins.
+to the 128 levels evenly, and of equal divergences the widest range wins. Of a tensor of a hundred values many ranges have
+mathematically the same divergence; there it is the rounding of a plain sum in float64 that decides, so ties are summed up
+once more as TensorRT does.
 """
 
 import numpy as np
@@ -13,7 +15,7 @@ from app.quant.histogram import SEARCH_BINS
 
 #: Levels of the quantized distribution: the magnitudes of int8.
 LEVELS = 128
-#: Divergences nearer than this (in nats) are equal: prefix sums round differently from a plain sum.
+#: Divergences nearer than this (in nats) are ties: prefix sums round differently from a plain sum.
 TIE_NATS = 1e-13
 
 
@@ -32,7 +34,8 @@ def find_entropy_bins(counts: npt.NDArray[np.int64]) -> int:
     occupied = neutral > 0
     logs = np.log(neutral, out=np.zeros(SEARCH_BINS), where=occupied)
     sums = [np.concatenate(([0.0], np.cumsum(terms))) for terms in (neutral, neutral * logs)]
-    return int(_search(neutral, sums[0], sums[1], np.concatenate(([0], np.cumsum(occupied)))))
+    ties = _search(neutral, sums[0], sums[1], np.concatenate(([0], np.cumsum(occupied))))
+    return int(ties[0] if len(ties) == 1 else _first_of_least(neutral, np.flatnonzero(occupied), ties))
 
 
 @compiled
@@ -41,13 +44,16 @@ def _search(
     mass: npt.NDArray[np.float64],
     entropy: npt.NDArray[np.float64],
     occupied: npt.NDArray[np.int64],
-) -> int:
+) -> npt.NDArray[np.int64]:
+    # Returns the ranges of the least divergence, the widest first; all 2048 bins where no range has any.
     # In units of total * KL(P || Q), with P = counts / total and Q spread over the occupied bins of each level:
     #   sum over levels of (sum h log h - s log(s / c)) + what the outliers in the last bin add + total log(S / total)
     # where s, c and S are the counts of a level, its occupied bins, and the counts of the whole range.
     # Every level's term is >= 0 (log-sum inequality), so a candidate is given up once it passes the best.
     total = mass[2048]
-    best_bins = 2048
+    slack = TIE_NATS * total
+    ties = np.full(2048, 2048)
+    found = 0
     best = np.inf
     for bins in range(2048, 127, -1):
         last = counts[bins - 1]
@@ -61,7 +67,6 @@ def _search(
             moved = last + outliers
             divergence = moved * np.log(moved) - last * np.log(last) - outliers * np.log(mean)
             divergence -= total * np.log(total / mass[bins])
-        limit = best - TIE_NATS * total
         start = 0
         for level in range(1, 129):
             end = (level * bins + 127) // 128
@@ -69,10 +74,44 @@ def _search(
             if inside > 1:
                 summed = mass[end] - mass[start]
                 divergence += entropy[end] - entropy[start] - summed * np.log(summed / inside)
-                if divergence >= limit:
+                if divergence > best + slack:
                     break
             start = end
-        if divergence < limit:
+        if divergence < best - slack:
+            best = divergence
+            found = 0
+        if divergence <= best + slack:
+            ties[found] = bins
+            found += 1
+    return ties[: max(found, 1)]
+
+
+@compiled
+def _first_of_least(counts: npt.NDArray[np.float64], occupied: npt.NDArray[np.int64], ties: npt.NDArray[np.int64]) -> int:
+    best_bins = ties[0]
+    best = np.inf
+    for bins in ties:
+        divergence = _plain_divergence(counts, occupied, bins)
+        if divergence < best:
             best = divergence
             best_bins = bins
     return best_bins
+
+
+@compiled
+def _plain_divergence(counts: npt.NDArray[np.float64], occupied: npt.NDArray[np.int64], bins: int) -> float:
+    # KL(P || Q) in nats, one occupied bin after the other, both distributions normalized first.
+    kept = occupied[occupied < bins]
+    sums, inside = np.zeros(128), np.zeros(128)
+    for place in kept:
+        sums[place * 128 // bins] += counts[place]
+        inside[place * 128 // bins] += 1
+    total, outliers, spread = counts.sum(), counts[bins:].sum(), 0.0
+    for place in kept:
+        spread += sums[place * 128 // bins] / inside[place * 128 // bins]
+    divergence = 0.0
+    for place in kept:
+        p = (counts[place] + (outliers if place == bins - 1 else 0.0)) / total
+        q = sums[place * 128 // bins] / inside[place * 128 // bins] / spread
+        divergence += p * np.log(p / q)
+    return divergence

@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from app.quant.histogram import add_tensorrt_batch, empty_tensorrt
-from app.quant.nodes import FLOAT_TYPES, Index, find_fixed, index_graph
+from app.quant.nodes import FLOAT_TYPES, find_fixed, get_attribute, index_graph, op_of
 from app.quant.table import MIN_SCALE
 
 #: TensorRT makes these for itself.
@@ -52,12 +53,11 @@ def constant_amax(graph: onnx.GraphProto, method: str) -> dict[str, float]:
     Its calibrators treat them like activations, on its own grid: with method entropy they get the same bin. By every
     other method the largest magnitude is kept.
     """
-    index = index_graph(graph)
     found: dict[str, float] = {}
-    for name in _operands(graph, index):
-        value = index.array(name)
-        if value is not None and np.isfinite(value).all():
-            found[f"{name}_output"] = _amax(value.astype(np.float32), method)
+    for name, tensor in _operands(graph):
+        value = numpy_helper.to_array(tensor)
+        if np.isfinite(value).all():
+            found[f"{name}_output"] = measure_constant(value.astype(np.float32), method)
     return found
 
 
@@ -71,7 +71,8 @@ def is_zero(largest: float) -> bool:
     return largest < 127 * MIN_SCALE
 
 
-def _amax(value: np.ndarray, method: str) -> float:
+def measure_constant(value: np.ndarray, method: str) -> float:
+    """Return the amax that TensorRT's calibrator gives a constant, float32 of any shape, by a method; see `constant_amax`."""
     largest = float(np.abs(value).max(initial=0.0))
     if method != "entropy" or is_zero(largest):
         return range_of_constant(largest)
@@ -92,11 +93,13 @@ def product_bounds(graph: onnx.GraphProto, amax: dict[str, float]) -> dict[str, 
     return found
 
 
-def _operands(graph: onnx.GraphProto, index: Index) -> Iterator[str]:
+def _operands(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type in _LAYER_WEIGHTS:
-            continue
-        for name in node.input:
-            tensor = index.constants.get(name)
-            if tensor is not None and tensor.data_type in FLOAT_TYPES:
-                yield name
+        value = get_attribute(node, "value") if op_of(node) == "Constant" else None
+        if isinstance(value, onnx.TensorProto):
+            constants[node.output[0]] = value
+    for node in graph.node:
+        if node.op_type not in _LAYER_WEIGHTS:
+            used = [(name, constants[name]) for name in node.input if name in constants]
+            yield from (pair for pair in used if pair[1].data_type in FLOAT_TYPES)

@@ -71,6 +71,28 @@ def test_a_removed_or_replaced_image_is_observed_from_scratch(http: httpx.Client
     assert "merging" not in job["cache"]["reason"] + " ".join(log_of(http, job))
 
 
+def test_what_is_prepared_for_one_grid_is_not_used_on_the_other(http: httpx.Client, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["m"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["m", "w2"], ["y"]),
+    ]
+    random = np.random.default_rng(1)
+    weights = {
+        name: random.normal(size=shape).astype(np.float32) for name, shape in (("w", (8, 1, 3, 3)), ("w2", (8, 8, 3, 3)))
+    }
+    path = save_net(tmp_path, nodes, weights, "y", (1, 1, 28, 28))
+    assert http.put("/v1/models/pooled", content=path.read_bytes()).status_code == 201
+    http.put("/v1/datasets/pooled", content=zip_of({path: FILES[path] for path in PATHS[:6]}))
+    is_same = {}
+    for grid in ("mergeable", "tensorrt"):
+        calibration = {"method": "percentile", "observe": "all", "grid": grid}
+        job = succeeded(run(http, spec_on("pooled", **calibration) | {"model": "pooled"}))
+        amax = http.get(f"/v1/tables/{job['table_id']}/export", params={"format": "json"}).json()["amax"]
+        is_same[grid] = amax["m"] == amax["c"]
+    assert is_same == {"mergeable": False, "tensorrt": True}
+
+
 def test_labels_alone_run_nothing(http: httpx.Client) -> None:
     grow(http, "relabelled", 150)
     first = succeeded(run(http, spec_on("relabelled")))

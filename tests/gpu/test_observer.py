@@ -10,12 +10,15 @@ from app.errors import CalibrationNonfinite, CalibrationProblem
 from app.observers.observing import observe_all
 from app.observers.onnxruntime import ObserverSpec
 from app.observers.tensorrt import GpuObserver, GpuObserverSpec
+from app.quant.graph import find_activations
 from app.quant.histogram import mergeable_from_values
 from app.quant.observation import Observation, merge_observations, observation_to_bytes
 from app.quant.table import scales_from_table, table_from_observation
 from tests.observers.nets import DIGITS_MODEL, ZOO, read_digits, save_net, save_zoo_net
 from tests.observers.observing import observe
+from tests.observers.oracles import ORACLES
 from tests.observers.test_oracle import read_oracle
+from tests.observers.test_oracles import Case, check_entropy, check_minmax
 
 TENSORS = list(read_oracle("mnist-entropy2.cache"))
 
@@ -39,6 +42,15 @@ def test_the_digits_have_tensorrts_own_scales():
         assert len(expected) == 16
         for tensor, scale in expected.items():
             assert scales[tensor] == pytest.approx(scale, rel=2e-6), tensor
+
+
+@pytest.mark.parametrize("oracle", ORACLES, ids=lambda oracle: oracle.name)
+def test_published_and_thin_nets_have_tensorrts_own_scales(tmp_path, oracle):
+    path = oracle.save(tmp_path)
+    tensors = find_activations(onnx.load(path))
+    case = Case(oracle, tensors, observe_on_gpu(path, tensors, oracle.batches(), "tensorrt"))
+    check_entropy(case)
+    check_minmax(case)
 
 
 @pytest.mark.parametrize("grid", ["mergeable", "tensorrt"])

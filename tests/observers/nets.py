@@ -78,10 +78,11 @@ _FETCHED = ["c1", "c2", "a2", "c3", "l3", "m3", "g", "logits", "y"]
 ZOO = ["x", *_FETCHED, "padded", "r1", "k2", "padded2", "i3", "f"]
 
 
-def run_zoo(path, images):
+def run_zoo(path, images, grid="mergeable"):
     """Return the values of all tensors of the zoo net; what follows from others is computed here.
 
-    The runtime rounds differently where a padded tensor is fetched, for it cannot fuse the Pad then.
+    The runtime rounds differently where a padded tensor is fetched, for it cannot fuse the Pad then. On grid tensorrt what
+    stands for the output of a MaxPool is its input.
     """
     values = run_all(path, images, _FETCHED)
     pads = np.array([[0, 0], [0, 0], [1, 1], [1, 1]])
@@ -90,6 +91,7 @@ def run_zoo(path, images):
     values["r1"] = np.maximum(values["c1"], 0)
     values["k2"] = np.clip(values["a2"], np.float32(-0.5), np.float32(6))
     values["padded2"] = np.pad(values["k2"], pads)
+    values["m3"] = values["l3"] if grid == "tensorrt" else values["m3"]
     values["i3"], values["f"] = values["m3"], values["g"].reshape(len(images), -1)
     return values
 

@@ -38,7 +38,7 @@ class Counted:
 
     def __init__(self, device, path, tensors, grid, images_a_pass: int) -> None:
         self._path, self._grid = path, grid
-        self._plan = make_plan(onnx.load(path), tensors)
+        self._plan = make_plan(onnx.load(path), tensors, grid)
         self._regions = make_regions(self._plan, grid)
         self._device, self._images_a_pass = device, images_a_pass
 
@@ -107,7 +107,7 @@ def test_all_that_follows_from_other_tensors(device, tmp_path, grid, images_a_pa
     images = np.random.default_rng(1).normal(size=(11, 3, 12, 12)).astype(np.float32)
     images[:2] = 0
     batches = [images[:2], images[2:7], images[7:11]]
-    assert Counted(device, path, ZOO, grid, images_a_pass)(batches) == expected(run_zoo(path, images), batches, grid)
+    assert Counted(device, path, ZOO, grid, images_a_pass)(batches) == expected(run_zoo(path, images, grid), batches, grid)
 
 
 @pytest.mark.parametrize("grid", ["mergeable", "tensorrt"])

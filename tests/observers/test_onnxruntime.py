@@ -50,7 +50,7 @@ def test_every_derived_tensor_equals_the_fetched_one(tmp_path, grid, batch, layo
     images = draw_images(11, (12, 12, 3) if layout == "NHWC" else (3, 12, 12))
     tensors = [*ZOO, "t"] if layout == "NHWC" else ZOO
     batches = split(images, 4)
-    values = run_zoo(path, images)
+    values = run_zoo(path, images, grid)
     values |= {"t": images.transpose(0, 3, 1, 2)} if layout == "NHWC" else {}
     assert observe_bytes(path, tensors, batches, grid) == expected_bytes(values, batches, grid)
 
@@ -60,7 +60,7 @@ def test_a_fixed_batch_counts_a_partial_last_one_once(tmp_path, grid):
     path = save_zoo_net(tmp_path, batch=4)
     images = draw_images(10)
     padded = np.concatenate((images, images[-1:], images[-1:]))
-    values = {name: value[:10] for name, value in run_zoo(path, padded).items()}
+    values = {name: value[:10] for name, value in run_zoo(path, padded, grid).items()}
     batches = split(images, 3) if grid == "mergeable" else split(images, 4)
     assert observe_bytes(path, ZOO, batches, grid) == expected_bytes(values, batches, grid)
 
@@ -132,7 +132,7 @@ def test_batches_that_are_zero_at_first_do_not_set_the_range(tmp_path, grid):
     images = draw_images(12)
     images[:6] = 0
     batches = split(images, 3)
-    assert observe_bytes(path, ZOO, batches, grid) == expected_bytes(run_zoo(path, images), batches, grid)
+    assert observe_bytes(path, ZOO, batches, grid) == expected_bytes(run_zoo(path, images, grid), batches, grid)
 
 
 def test_fewer_tensors_have_the_same_ranges(tmp_path):

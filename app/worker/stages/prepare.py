@@ -1,4 +1,4 @@
-"""What observing a model needs beside the images, kept on this machine: it depends on the model and on the CPU alone."""
+"""What observing a model needs beside the images, kept on this machine: it depends on the model, the grid and the CPU."""
 
 import json
 import os
@@ -65,6 +65,7 @@ def _key(run: Run) -> str:
         model=run.job.model.digest,
         preprocess=run.job.spec.preprocess,
         observe=calibration.observe,
+        grid=calibration.grid,
         equalize=keys.EQUALIZER if quantize.equalize else None,
         observer=f"{run.job.tools.observer}/{keys.OBSERVER_VERSION}",
         cpu=describe_cpu(),
@@ -90,9 +91,10 @@ def _prepare(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def asked_of_model(spec: JobSpec) -> dict[str, Any]:
-    """Return what the step prepare takes of a resolved spec: {"observe", "equalize", "image_shape": of one image's batch}."""
+    """Return what the step prepare takes of a resolved spec: {"observe", "grid", "equalize", "image_shape"}."""
     assert spec.calibration is not None
     assert spec.preprocess.size is not None
     sizes, channels = list(spec.preprocess.size), spec.preprocess.channels
     shape = [1, *sizes, channels] if spec.preprocess.layout == "NHWC" else [1, channels, *sizes]
-    return {"observe": spec.calibration.observe, "equalize": spec.quantize.equalize, "image_shape": shape}
+    asked = {"observe": spec.calibration.observe, "grid": spec.calibration.grid, "equalize": spec.quantize.equalize}
+    return asked | {"image_shape": shape}  # of one image's batch

@@ -25,7 +25,7 @@ def export_cache(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
     model = onnx.load(request["model"])
     stored = read_table(request["table"])
     table = stored.amax
-    network = find_network_tensors(Path(request["model"]))
+    network = find_network_tensors(Path(request["model"]), stored.method)
     amax = table | request["kept"]
     beside = constant_amax(model.graph, stored.method) | product_bounds(model.graph, table)
     if network is not None:
@@ -44,11 +44,16 @@ def export_cache(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
 
 
 def _of_network(network: Sequence[NetworkTensor], beside: Mapping[str, float], amax: Mapping[str, float]) -> dict[str, float]:
-    """Return the ranges of the network's own tensors: constants, and what only hands another one's values on."""
+    """Return the ranges of the network's own tensors: constants, and what only hands another one's values on.
+
+    What such a tensor takes from one of the model's own it also says of that one's source: the matrix of a Softmax has
+    the values of the activation that is shaped from it, and TensorRT's own scale of both is the same.
+    """
     found: dict[str, float] = {}
+    handed_on = {tensor.same_as: amax[tensor.name] for tensor in network if tensor.same_as and tensor.name in amax}
     for tensor in network:
         source = tensor.same_as or ""
-        value = beside.get(tensor.name, tensor.amax)
+        value = beside.get(tensor.name, handed_on.get(tensor.name, tensor.amax))
         value = found.get(source, amax.get(source)) if value is None else value
         if value is not None:
             found[tensor.name] = range_of_constant(value)

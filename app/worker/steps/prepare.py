@@ -9,6 +9,7 @@ import onnx
 
 from app.errors import InsufficientStorage
 from app.native.heap import trim_heap
+from app.observers.plan import make_plan
 from app.observers.prepare import prepare_model_to_observe
 from app.quant.graph import arrange_for_placement, find_activations, find_needed_tensors, prepare_model
 from app.quant.selection import find_excluded
@@ -22,9 +23,10 @@ _EQUALIZED = "equalized.onnx"
 def prepare(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write to `out` what observing needs; return {"tensors": names, "model": name of a file in `out`, or None}.
 
-    request: {"model": path, "observe": "needed" or "all", "equalize": bool, "image_shape": of one image's batch, "observer":
-    "onnxruntime" or "tensorrt", "out": folder}. Where the model will be equalized, that one is observed: it is the file.
-    For onnxruntime its optimized segments are there, too. Raises CalibrationProblem, InsufficientStorage.
+    request: {"model": path, "observe": "needed" or "all", "equalize": bool, "grid": mergeable or tensorrt, "image_shape": of
+    one image's batch, "observer": "onnxruntime" or "tensorrt", "out": folder}. Where the model will be equalized, that one
+    is observed: it is the file. For onnxruntime its optimized segments are there, too. Raises CalibrationProblem,
+    InsufficientStorage.
     """
     # No JobSpec: pydantic would be a tenth of this process's memory.
     try:
@@ -44,7 +46,9 @@ def _prepare(request: dict[str, Any], report: Report) -> dict[str, Any]:
         path, kept = write_equalized(path, out / _EQUALIZED)
         tensors = [name for name in tensors if name in kept]
     if request["observer"] == "onnxruntime":
-        prepared = prepare_model_to_observe(onnx.load(path), tensors, tuple(request["image_shape"]), out)
+        model = onnx.load(path)
+        plan = make_plan(model, tensors, request["grid"])
+        prepared = prepare_model_to_observe(model, plan, tuple(request["image_shape"]), out)
         report({"log": f"prepared {len(tensors)} tensors to be observed in {len(prepared.segments)} segments"})
     return {"tensors": tensors, "model": _EQUALIZED if request["equalize"] else None}
 
