@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from app.errors import CalibrationProblem
 from app.observers.counting import Located
 from app.observers.forward import Batch, Forward, run_segment
 from app.observers.parts import Parts
-from app.observers.prepared import Prepared
+from app.observers.prepared import Prepared, Tensor
 from app.observers.session import RUNTIME_ERRORS
 
 #: Gets the number of the first of some regions, and where their values are.
@@ -64,26 +63,41 @@ def _size(prepared: Prepared, name: str) -> int:
     return -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
 
 
+class Memory:
+    """Room for the tensors of one pass, mapped by the system already: each page would be a fault in a pass else."""
+
+    def __init__(self, places: _Places) -> None:
+        self.names = tuple(places.starts)
+        self._starts = places.starts
+        memory = np.empty(places.size + _ALIGNMENT, np.uint8)
+        memory.fill(0)
+        self._aligned = memory[-memory.ctypes.data % _ALIGNMENT :][: places.size]
+
+    def view(self, name: str, tensor: Tensor) -> np.ndarray:
+        """Return the array of a tensor."""
+        dtype = np.dtype(tensor.dtype)
+        return self._aligned[self._starts[name] :][: math.prod(tensor.shape) * dtype.itemsize].view(dtype).reshape(tensor.shape)
+
+
+def map_memories(prepared: Prepared, count: int) -> list[Memory]:
+    """Return the memory of so many threads; most of that time no Python runs."""
+    places = place_tensors(prepared)
+    return [Memory(places) for _ in range(count)]
+
+
 class Pass:
     """One thread's passes: the runtime writes all tensors into its memory, and no activation is ever copied."""
 
-    def __init__(self, forward: Forward, parts: Parts) -> None:
+    def __init__(self, forward: Forward, parts: Parts, memory: Memory) -> None:
         self._forward, self._parts = forward, parts
-        self._prepared = forward.prepared
-        places = place_tensors(self._prepared)
-        memory = np.zeros(places.size + _ALIGNMENT, np.uint8)
-        aligned = memory[-memory.ctypes.data % _ALIGNMENT :][: places.size]
-        self._values = {name: self._view(aligned, name, start) for name, start in places.starts.items()}
+        self.prepared = forward.prepared
+        tensors = self.prepared.tensors
+        self._values = {name: memory.view(name, tensors[name]) for name in memory.names}
         self._bindings = [self._bind(number) for number in range(len(forward.sessions))]
-        self._located = [self._locate(part, self._values, self._prepared.images) for part in range(len(parts.firsts))]
-
-    def _view(self, memory: npt.NDArray[np.uint8], name: str, start: int) -> np.ndarray:
-        tensor = self._prepared.tensors[name]
-        dtype = np.dtype(tensor.dtype)
-        return memory[start:][: math.prod(tensor.shape) * dtype.itemsize].view(dtype).reshape(tensor.shape)
+        self._located = [self._locate(part, self._values, self.prepared.images) for part in range(len(parts.firsts))]
 
     def _bind(self, number: int) -> ort.IOBinding:
-        binding, segment = self._forward.sessions[number].io_binding(), self._prepared.segments[number]
+        binding, segment = self._forward.sessions[number].io_binding(), self.prepared.segments[number]
         for names, bind in ((segment.inputs, binding.bind_input), (segment.outputs, binding.bind_output)):
             for name in names:
                 value = self._values[name]
@@ -95,15 +109,15 @@ class Pass:
 
         Raises CalibrationProblem.
         """
-        images, wanted = len(batch), self._prepared.images
+        images, wanted = len(batch), self.prepared.images
         if images < wanted:
-            if self._prepared.mixed:
-                raise CalibrationProblem(reason=_MIXED.format(images=wanted, tensor=self._prepared.mixed[0]))
+            if self.prepared.mixed:
+                raise CalibrationProblem(reason=_MIXED.format(images=wanted, tensor=self.prepared.mixed[0]))
             batch = np.concatenate((batch, np.repeat(batch[-1:], wanted - images, axis=0)))
-        if not self._prepared.is_bindable or batch.shape != self._prepared.input_shape:
-            self._run_unbound(0, {self._prepared.plan.input: batch}, images, visit)
+        if not self.prepared.is_bindable or batch.shape != self.prepared.input_shape:
+            self._run_unbound(0, {self.prepared.plan.input: batch}, images, visit)
             return
-        np.copyto(self._values[self._prepared.plan.input], batch)
+        np.copyto(self._values[self.prepared.plan.input], batch)
         for number, session in enumerate(self._forward.sessions):
             try:
                 session.run_with_iobinding(self._bindings[number])
@@ -115,18 +129,18 @@ class Pass:
             self._visit(0, images, visit)
 
     def _visit(self, part: int, images: int, visit: Visit) -> None:
-        whole = images == self._prepared.images
+        whole = images == self.prepared.images
         visit(self._parts.firsts[part], self._located[part] if whole else self._locate(part, self._values, images))
 
     def _run_unbound(self, first: int, values: Mapping[str, np.ndarray], images: int, visit: Visit) -> None:
         known = dict(values)
-        name = self._prepared.plan.input
-        known[name] = known[name].astype(self._prepared.tensors[name].dtype)
+        name = self.prepared.plan.input
+        known[name] = known[name].astype(self.prepared.tensors[name].dtype)
         for number in range(first, len(self._parts.firsts)):
             if self._forward.sessions:
-                segment = self._prepared.segments[number]
+                segment = self.prepared.segments[number]
                 known |= run_segment(self._forward.sessions[number], segment, known, known[name].shape)
             visit(self._parts.firsts[number], self._locate(number, known, images))
 
     def _locate(self, part: int, values: Mapping[str, np.ndarray], images: int) -> Located:
-        return self._parts.locate(part, values, (images, self._prepared.images))
+        return self._parts.locate(part, values, (images, self.prepared.images))
