@@ -9,6 +9,7 @@ from app.observers.forward import Batch
 from app.observers.gpu_counters import Measures, MergeableCounters, TensorrtCounters
 from app.observers.gpu_regions import Device, Fetched, Work, item_table, region_table
 from app.observers.regions import Regions
+from app.observers.watch import Looks, Watch
 from app.quant.histogram import Histogram
 
 
@@ -92,9 +93,10 @@ class _Passes:
 class MergeableGpuStream:
     """Passes of the engine's size, whatever the batches' is. See `app.observers.streams.Stream`."""
 
-    def __init__(self, forward: Forward, regions: Regions, device: Device) -> None:
+    def __init__(self, forward: Forward, regions: Regions, device: Device, watch: Watch) -> None:
         self._counters = MergeableCounters(device, regions)
         self._passes = _Passes(forward, PassTables(device, regions, forward.slots), self._counters.measures)
+        self._tell, self._looks = watch.tell, Looks(watch, self._passes.images_a_pass)
         self._waiting = 0
         self.images = 0
 
@@ -107,6 +109,8 @@ class MergeableGpuStream:
             batch = batch[len(taken) :]
             if self._waiting == self._passes.images_a_pass:
                 self._run()
+                if self._looks.take(self.images):
+                    self._tell(self.images, self.finish())
 
     def _run(self) -> None:
         self._passes.run(self._waiting, self.images, self._counters.count)
@@ -129,9 +133,10 @@ class MergeableGpuStream:
 class TensorrtGpuStream:
     """One batch after the other; one that takes several passes is run twice until every region has its range."""
 
-    def __init__(self, forward: Forward, regions: Regions, device: Device) -> None:
+    def __init__(self, forward: Forward, regions: Regions, device: Device, watch: Watch) -> None:
         self._counters = TensorrtCounters(device, regions)
         self._passes = _Passes(forward, PassTables(device, regions, forward.slots), self._counters.measures)
+        self._tell, self._looks = watch.tell, Looks(watch)
         self._has_ranges = False
         self.images = 0
 
@@ -145,6 +150,8 @@ class TensorrtGpuStream:
         if is_split and not self._has_ranges:
             self._has_ranges = self._counters.has_all_ranges()
         self.images += len(batch)
+        if self._looks.take(self.images):
+            self._tell(self.images, self.finish())
 
     def _run(self, batch: Batch, use: Callable[[Work, int], None]) -> None:
         for start in range(0, len(batch), self._passes.images_a_pass):

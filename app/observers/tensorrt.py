@@ -5,9 +5,10 @@ The same plan of what is fetched and what follows from it, the same regions and 
 context, so this belongs into the child of a step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,6 +31,8 @@ from app.observers.gpu_streams import MergeableGpuStream, TensorrtGpuStream
 from app.observers.plan import make_plan
 from app.observers.regions import make_regions
 from app.observers.streams import Stream
+from app.observers.watch import Watch
+from app.quant.histogram import Histogram
 from app.quant.observation import Grid, Observation
 
 #: A pass of the mergeable grid takes so many images: a function of the model alone, so that parts merge to the whole.
@@ -37,15 +40,22 @@ PASS_IMAGES = 32
 _PASS_BYTES = 2 << 30
 #: On TensorRT's grid a pass is a whole batch, unless its activations need more than this.
 _BATCH_BYTES = 8 << 30
+_MOST_LOOKS = 3
 
 
 @dataclass(frozen=True)
 class GpuObserverSpec:
-    """How to observe: the grid, the images to come if known, on which of this machine's GPUs."""
+    """How to observe: the grid, the images to come if known, on which of this machine's GPUs.
+
+    `watch` and `known_images` are as of `app.observers.onnxruntime.ObserverSpec`, for the last few doublings alone: a
+    look reads all counts back, and the GPU waits meanwhile.
+    """
 
     grid: Grid = "mergeable"
     total_images: int | None = None
     device: int = 0
+    watch: Callable[[Observation], None] | None = None
+    known_images: int = 0
 
 
 class GpuObserver:
@@ -112,17 +122,29 @@ class GpuObserver:
         if self._stream is not None:
             self._stream.close()
         make = MergeableGpuStream if self._spec.grid == "mergeable" else TensorrtGpuStream
-        self._stream = make(self._forward, self._regions, self._launcher)
+        self._stream = make(self._forward, self._regions, self._launcher, self._watch())
         return self._stream
+
+    def _watch(self) -> Watch:
+        if self._spec.watch is None:
+            return Watch()
+        return Watch(self._spec.total_images, self._spec.known_images, partial(self._tell, self._spec.watch), _MOST_LOOKS)
+
+    def _tell(self, watch: Callable[[Observation], None], images: int, counted: list[Histogram]) -> None:
+        watch(self._observation(images, counted))
 
     def observation(self) -> Observation:
         """Return what was observed so far; more may be added. Raises as add does, DatasetTooSmall without images."""
         if self._stream is None or self._forward is None:
             raise DatasetTooSmall(images=0, needed=1, reason="calibration measures activations on images")
         counted = self._stream.finish()
+        return self._observation(self._stream.images, counted)
+
+    def _observation(self, images: int, counted: list[Histogram]) -> Observation:
+        assert self._forward is not None
         fetched = self._forward.slots[0]
         shapes = dict(zip((*self._plan.fetched, self._plan.input), fetched.shapes, strict=True))
-        passes = Passes(self._stream.images, fetched.images, shapes)
+        passes = Passes(images, fetched.images, shapes)
         return Observation(self._spec.grid, passes.images, derive_histograms(self._plan, self._regions, counted, passes))
 
     def _open_passes(self, shape: tuple[int, ...]) -> tuple[GpuForward, Launcher]:

@@ -15,7 +15,7 @@ from app.quant.observation import Observation, merge_observations, observation_f
 from app.spec import CalibrationSpec, JobSpec
 from app.worker.steps.drift import Drift, look_at
 from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
-from app.worker.steps.observer import Watch, open_observer
+from app.worker.steps.observer import open_observer
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -35,8 +35,8 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     images, or None, "part": [number, parts] or None, "observer": "onnxruntime" or "tensorrt"}.
     Images that are known are not run again; their histograms are merged with the rest. Of a part of the
     images to run the histograms are written alone, for the step merge; nothing where all of it was skipped.
-    On the mergeable grid, where the order of the images changes nothing, they are run spread evenly, so that the first
-    half of them is like the other half: `drift` tells how far thresholds moved, see `Drift`; of known images to all.
+    `drift` tells how far thresholds moved with every doubling of the images, see `Drift`. On the mergeable grid, where
+    their order changes nothing, they are run spread evenly, so that the first half of them is like the other half.
     Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
     """
     began = time.monotonic()
@@ -48,14 +48,14 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     tensors = request["prepared"]["tensors"]
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
     batches = open_batches(request, request["dataset"], Selection(files, len(every), _batch_size(request, spec.calibration)))
-    drift = Drift() if _is_spread(spec.calibration) and not request["part"] else None
-    observed, converge = _observe(request, batches, report, drift.look if drift and not known else None)
     earlier = read_observation(known["observation"]) if known and not request["part"] else None
+    drift = None if request["part"] else Drift(earlier)
+    observed, converge = _observe(request, batches, report, drift)
     parts = [part for part in (earlier, observed) if part is not None]
     if parts or not request["part"]:
         merged = merge_all(parts)
         Path(request["out"]).write_bytes(observation_to_bytes(merged))
-        look_at(drift, [earlier, merged] if earlier else [merged])
+        look_at(drift, [merged])
     return {
         "images": sum(part.images for part in parts),
         "known": earlier.images if earlier else 0,
@@ -128,15 +128,16 @@ def _batch_size(request: dict[str, Any], calibration: CalibrationSpec) -> int | 
 
 
 def _observe(
-    request: dict[str, Any], batches: Batches, report: Report, watch: Watch | None
+    request: dict[str, Any], batches: Batches, report: Report, drift: Drift | None
 ) -> tuple[Observation | None, dict[str, Any] | None]:
     calibration = CalibrationSpec.model_validate(request["spec"]["calibration"])
-    observer = open_observer(request, batches.images, report, watch)
+    is_converging = calibration.converge is not None
+    observer = open_observer(request, batches.images, report, None if is_converging else drift)
     try:
-        if calibration.converge is not None:
+        if is_converging:
             from app.worker.steps.converge import observe_converging  # searches thresholds, which loads numba
 
-            return observe_converging(observer, batches, calibration, report)
+            return observe_converging(observer, batches, calibration, report, drift)
         return observe_all(observer, batches, report), None
     except CalibrationNonfinite as problem:
         raise _named(problem, batches) from problem
