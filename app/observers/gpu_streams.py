@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from app.observers.batch_axis import raise_mixed, take_images
 from app.observers.forward import Batch
 from app.observers.gpu_counters import Measures, MergeableCounters, TensorrtCounters
 from app.observers.gpu_regions import Device, Fetched, Work, item_table, region_table
@@ -27,6 +28,14 @@ class Forward(Protocol):
 
     def run(self, slot: int, images: int) -> None:
         """Enqueue the upload and the pass of a slot that holds that many images."""
+        ...
+
+    def read(self, tensor: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the first values of a fetched tensor, by its number, as the last pass left it."""
+        ...
+
+    def write(self, tensor: int, values: np.ndarray) -> None:
+        """Put values to the start of a fetched tensor."""
         ...
 
     def release(self, slot: int) -> None:
@@ -78,10 +87,22 @@ class _Passes:
     def run(self, images: int, first_image: int, use: Callable[[Work, int], None]) -> None:
         """Run the filled slot and use its tensors; the other slot is next."""
         self._measures.check()
+        fetched = self._forward.slots[self.slot]
+        if images < fetched.images and fetched.placed.mixed:
+            raise_mixed(fetched.placed.mixed[0], fetched.images)
         self._forward.run(self.slot, images)
+        if images < fetched.images:
+            self._cut(fetched, images)
         use(self._tables.work(self.slot, images), first_image)
         self._forward.release(self.slot)
         self.slot = (self.slot + 1) % len(self._forward.slots)
+
+    def _cut(self, fetched: Fetched, images: int) -> None:
+        # Counted is from the start of a tensor on: its first images must lie there, along whatever axis.
+        for tensor, axis in enumerate(fetched.batch_axes[:-1]):
+            if axis:
+                values = self._forward.read(tensor, fetched.shapes[tensor])
+                self._forward.write(tensor, take_images(values, axis, images, fetched.images))
 
     def free(self) -> None:
         self._tables.free()

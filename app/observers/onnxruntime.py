@@ -86,6 +86,11 @@ class Observer:
         return self._stream.images
 
     @property
+    def mixed(self) -> tuple[str, ...]:
+        """Tensors in which the images of a pass depend on one another."""
+        return self._prepared.mixed
+
+    @property
     def total_images(self) -> int | None:
         """Images to come in all, if known."""
         return self._spec.total_images

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from app.errors import CalibrationProblem
+from app.observers.batch_axis import raise_mixed
 from app.observers.counting import Located
 from app.observers.forward import Batch, Forward, run_segment
 from app.observers.parts import Parts
@@ -19,10 +19,6 @@ Visit = Callable[[int, Located], None]
 
 #: Tensors start at multiples of this many bytes.
 _ALIGNMENT = 64
-_MIXED = (
-    "the model takes {images} images at once and computes {tensor} of all of them together; calibrate on a number of images "
-    "that {images} divides"
-)
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ class Pass:
         images, wanted = len(batch), self.prepared.images
         if images < wanted:
             if self.prepared.mixed:
-                raise CalibrationProblem(reason=_MIXED.format(images=wanted, tensor=self.prepared.mixed[0]))
+                raise_mixed(self.prepared.mixed[0], wanted)
             batch = np.concatenate((batch, np.repeat(batch[-1:], wanted - images, axis=0)))
         if not self.prepared.is_bindable or batch.shape != self.prepared.input_shape:
             self._run_unbound(0, {self.prepared.plan.input: batch}, images, visit)

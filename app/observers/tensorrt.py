@@ -24,10 +24,11 @@ from app.cuda.log import Report
 from app.cuda.runtime import open_tensorrt
 from app.errors import CalibrationProblem, DatasetTooSmall, EngineProblem, GpuOom
 from app.observers.derived import Passes, derive_histograms
-from app.observers.gpu_forward import GpuForward, are_images_alike
+from app.observers.gpu_forward import GpuForward
 from app.observers.gpu_model import PassModel
 from app.observers.gpu_regions import ITEM_VALUES, SIGNATURES, read_kernels
 from app.observers.gpu_streams import MergeableGpuStream, TensorrtGpuStream
+from app.observers.gpu_trial import are_images_alike, find_places
 from app.observers.plan import make_plan
 from app.observers.regions import make_regions
 from app.observers.streams import Stream
@@ -70,6 +71,8 @@ class GpuObserver:
         self._forward: GpuForward | None = None
         self._stream: Stream | None = None
         self._resources = ExitStack()
+        #: Fetched tensors in which images of a pass depend on one another, known with the first batch.
+        self.mixed: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
         """Open the GPU. Raises EngineProblem without TensorRT, WorkerProblem, GpuLost."""
@@ -156,7 +159,10 @@ class GpuObserver:
         while True:
             try:
                 opened = self._with_launcher(model.open((images, *shape[1:])))
-                if images == 1 or model.fixed_images or are_images_alike(*opened):
+                if model.fixed_images and images > 1:
+                    self._place_images(opened[0])
+                    return opened
+                if images == 1 or are_images_alike(*opened):
                     return opened
                 opened[0].free()
                 why, fewer = "images of a pass are not computed alike.", 1
@@ -167,6 +173,11 @@ class GpuObserver:
             images = fewer
             self._tensorrt.log.errors.clear()  # they would explain the next failure as well
             self._report({"log": f"{why} Trying with {images} images a pass."})
+
+    def _place_images(self, forward: GpuForward) -> None:
+        placed = find_places(forward, self._plan.fetched)
+        forward.place(placed)
+        self.mixed = placed.mixed
 
     def _with_launcher(self, forward: GpuForward) -> tuple[GpuForward, Launcher]:
         cubin = compile_cubin(read_kernels(), self.device.compute_capability, {"ITEM": ITEM_VALUES})

@@ -8,7 +8,7 @@ from typing import Any
 from app.errors import CalibrationNonfinite, CalibrationProblem, DatasetTooSmall
 from app.inputs.batches import Batches
 from app.inputs.listing import spread_order
-from app.observers.observing import observe_all
+from app.observers.observing import Observer, observe_all
 from app.observers.prepared import read_prepared
 from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
@@ -22,8 +22,8 @@ Report = Callable[[dict[str, Any]], None]
 #: Of all skipped images so many are named.
 _MAX_LISTED = 100
 _MIXED_PARTS = (
-    "the model computes {tensor} of several images together, so observations of parts cannot be merged; leave "
-    "calibration.shards out"
+    "the model computes {tensor} of several images together, so observations of parts cannot be merged; set "
+    "calibration.shards to 1"
 )
 
 
@@ -43,14 +43,17 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     spec = JobSpec.model_validate(request["spec"])
     assert spec.calibration is not None
     every = calibration_files(request["dataset"]["listing"], spec.calibration)
-    known, mixed = request["known"], find_mixed(request)
+    known = request["known"]
     files = select_part(_in_order(added_files(every, known["listing"]) if known else every, spec.calibration), request["part"])
     tensors = request["prepared"]["tensors"]
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
     batches = open_batches(request, request["dataset"], Selection(files, len(every), _batch_size(request, spec.calibration)))
     earlier = read_observation(known["observation"]) if known and not request["part"] else None
     drift = None if request["part"] else Drift(earlier)
-    observed, converge = _observe(request, batches, report, drift)
+    observer = open_observer(request, batches.images, report, None if spec.calibration.converge else drift)
+    refuse_part(request, observer)
+    observed, converge = _observe(observer, batches, spec.calibration, report, drift)
+    refuse_part(request, observer)  # a GPU's pass is tried with its first batch
     parts = [part for part in (earlier, observed) if part is not None]
     if parts or not request["part"]:
         merged = merge_all(parts)
@@ -64,7 +67,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "allowed_bad": batches.allowed_bad,
         "converge": converge,
         "drift": drift.facts(known.get("drift") if known else None) if drift else None,
-        "mixed": mixed,
+        "mixed": list(observer.mixed),
         "tensors": len(tensors),
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -75,15 +78,13 @@ def read_observation(path: str) -> Observation:
     return observation_from_bytes(Path(path).read_bytes())
 
 
-def find_mixed(request: dict[str, Any]) -> list[str]:
-    """Return the tensors in which images that the model takes at once depend on one another, as far as is known.
+def refuse_part(request: dict[str, Any], observer: Observer) -> None:
+    """Raise CalibrationProblem for a part of the images where those that the model takes at once depend on one another.
 
-    Then a part of the images is observed otherwise than within all of them. Raises CalibrationProblem for a part.
+    Then a part is observed otherwise than within all of them.
     """
-    mixed = read_prepared(Path(request["prepared"]["folder"])).mixed if request["observer"] == "onnxruntime" else ()
-    if mixed and request["part"]:
-        raise CalibrationProblem(reason=_MIXED_PARTS.format(tensor=mixed[0]))
-    return list(mixed)
+    if observer.mixed and request["part"]:
+        raise CalibrationProblem(reason=_MIXED_PARTS.format(tensor=observer.mixed[0]))
 
 
 def _is_spread(calibration: CalibrationSpec) -> bool:
@@ -128,13 +129,10 @@ def _batch_size(request: dict[str, Any], calibration: CalibrationSpec) -> int | 
 
 
 def _observe(
-    request: dict[str, Any], batches: Batches, report: Report, drift: Drift | None
+    observer: Observer, batches: Batches, calibration: CalibrationSpec, report: Report, drift: Drift | None
 ) -> tuple[Observation | None, dict[str, Any] | None]:
-    calibration = CalibrationSpec.model_validate(request["spec"]["calibration"])
-    is_converging = calibration.converge is not None
-    observer = open_observer(request, batches.images, report, None if is_converging else drift)
     try:
-        if is_converging:
+        if calibration.converge is not None:
             from app.worker.steps.converge import observe_converging  # searches thresholds, which loads numba
 
             return observe_converging(observer, batches, calibration, report, drift)
