@@ -6,7 +6,6 @@ and neither the forward pass nor the counting holds the GIL.
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -19,7 +18,7 @@ from app.errors import DatasetTooSmall
 from app.observers.derived import Passes, derive_histograms
 from app.observers.forward import Forward
 from app.observers.parts import make_parts
-from app.observers.passes import Pass, map_memories
+from app.observers.passes import Pass, mapped_memories
 from app.observers.prepared import Prepared
 from app.observers.regions import make_regions
 from app.observers.streams import MergeableStream, Stream, TensorrtStream
@@ -60,11 +59,9 @@ class Observer:
         return open_stream(passes, self._parts, self._watch())
 
     def _open_passes(self) -> list[Pass]:
-        # Memory is mapped while the runtime loads the model: that holds the GIL, this does not.
-        with ThreadPoolExecutor(1, "observe") as beside:
-            memories = beside.submit(map_memories, self._prepared, self._spec.threads)
+        with mapped_memories(self._prepared, self._spec.threads) as memories:
             forward = Forward(self._prepared)
-            return [Pass(forward, self._parts, memory) for memory in memories.result()]
+        return [Pass(forward, self._parts, memory) for memory in memories]
 
     def _watch(self) -> Watch:
         if self._spec.watch is None:

@@ -1,10 +1,13 @@
 """A forward pass of a few images in memory of its own; each segment is ready to be counted when the next begins."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from app.observers.batch_axis import raise_mixed
@@ -59,26 +62,34 @@ def _size(prepared: Prepared, name: str) -> int:
     return -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
 
 
+@dataclass(frozen=True, eq=False)
 class Memory:
-    """Room for the tensors of one pass, mapped by the system already: each page would be a fault in a pass else."""
+    """Room for the tensors of one pass."""
 
-    def __init__(self, places: _Places) -> None:
-        self.names = tuple(places.starts)
-        self._starts = places.starts
-        memory = np.empty(places.size + _ALIGNMENT, np.uint8)
-        memory.fill(0)
-        self._aligned = memory[-memory.ctypes.data % _ALIGNMENT :][: places.size]
+    places: _Places
+    room: npt.NDArray[np.uint8]
 
     def view(self, name: str, tensor: Tensor) -> np.ndarray:
         """Return the array of a tensor."""
-        dtype = np.dtype(tensor.dtype)
-        return self._aligned[self._starts[name] :][: math.prod(tensor.shape) * dtype.itemsize].view(dtype).reshape(tensor.shape)
+        dtype, start = np.dtype(tensor.dtype), self.places.starts[name]
+        return self.room[start:][: math.prod(tensor.shape) * dtype.itemsize].view(dtype).reshape(tensor.shape)
 
 
-def map_memories(prepared: Prepared, count: int) -> list[Memory]:
-    """Return the memory of so many threads; most of that time no Python runs."""
+@contextmanager
+def mapped_memories(prepared: Prepared, count: int) -> Iterator[list[Memory]]:
+    """Give the memory of so many threads, which the system maps meanwhile: each page would be a fault in a pass else.
+
+    It is filled in one call without the GIL, so that it goes on while the body holds it.
+    """
     places = place_tensors(prepared)
-    return [Memory(places) for _ in range(count)]
+    room = np.empty(count * places.size + _ALIGNMENT, np.uint8)
+    mapping = Thread(target=room.fill, args=(0,))
+    mapping.start()
+    aligned = room[-room.ctypes.data % _ALIGNMENT :]
+    try:
+        yield [Memory(places, aligned[place * places.size :][: places.size]) for place in range(count)]
+    finally:
+        mapping.join()
 
 
 class Pass:
@@ -88,7 +99,7 @@ class Pass:
         self._forward, self._parts = forward, parts
         self.prepared = forward.prepared
         tensors = self.prepared.tensors
-        self._values = {name: memory.view(name, tensors[name]) for name in memory.names}
+        self._values = {name: memory.view(name, tensors[name]) for name in memory.places.starts}
         self._bindings = [self._bind(number) for number in range(len(forward.sessions))]
         self._located = [self._locate(part, self._values, self.prepared.images) for part in range(len(parts.firsts))]
 
