@@ -5,6 +5,7 @@ and neither the forward pass nor the counting holds the GIL.
 """
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,9 @@ from app.observers.streams import MergeableStream, Stream, TensorrtStream
 from app.observers.watch import Watch
 from app.quant.histogram import Histogram
 from app.quant.observation import Grid, Observation
+
+#: A thread with its pass done waits no longer for the GIL while others, as whoever reads the images, hold it all the time.
+_SWITCH_SECONDS = 0.0002
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,12 @@ class Observer:
         watch(self._observation(images, by_place))
 
     def __enter__(self) -> Self:
+        self._switch_seconds = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        sys.setswitchinterval(self._switch_seconds)
         self._stream.close()
 
     @property

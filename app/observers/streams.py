@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial, reduce
 from queue import SimpleQueue
+from threading import Barrier
 from typing import Protocol
 
 import numpy as np
@@ -44,6 +45,14 @@ class Stream(Protocol):
         ...
 
 
+def _start_threads(count: int) -> ThreadPoolExecutor:
+    # Now, while nothing runs: a thread that starts beside a pass first waits for the GIL.
+    executor, together = ThreadPoolExecutor(count, "observe"), Barrier(count)
+    for _ in range(count):
+        executor.submit(together.wait)
+    return executor
+
+
 class _Stretch:
     """Counts of the images between two looks: a collector a thread, taken from those that an earlier stretch is done with."""
 
@@ -76,7 +85,7 @@ class MergeableStream:
         self._pass_images = prepared.images
         # A thread takes several passes at a time where they are short.
         self._portion = max(1, min(_PORTION_PASSES, _PORTION_VALUES // prepared.pass_values))
-        self._executor = ThreadPoolExecutor(self._threads, "observe")
+        self._executor = _start_threads(self._threads)
         self._idle: SimpleQueue[Pass] = SimpleQueue()
         for lane in passes:
             self._idle.put(lane)
@@ -169,7 +178,7 @@ class TensorrtStream:
 
     def __init__(self, passes: Sequence[Pass], parts: Parts, watch: Watch) -> None:
         self._pass_images = passes[0].prepared.images
-        self._executor = ThreadPoolExecutor(len(passes), "observe")
+        self._executor = _start_threads(len(passes))
         self._collector = TensorrtCollector(parts)
         self._lanes = [(forward, Counter()) for forward in passes]
         self._tell, self._looks = watch.tell, Looks(watch)
