@@ -47,7 +47,7 @@ class Stream(Protocol):
 
 def _start_threads(count: int) -> ThreadPoolExecutor:
     # Now, while nothing runs: a thread that starts beside a pass first waits for the GIL.
-    executor, together = ThreadPoolExecutor(count, "observe"), Barrier(count)
+    executor, together = ThreadPoolExecutor(count, "observe"), Barrier(count, timeout=1)
     for _ in range(count):
         executor.submit(together.wait)
     return executor
