@@ -83,7 +83,7 @@ def mapped_memories(prepared: Prepared, count: int) -> Iterator[list[Memory]]:
     """
     places = place_tensors(prepared)
     room = np.empty(count * places.size + _ALIGNMENT, np.uint8)
-    mapping = Thread(target=room.fill, args=(0,))
+    mapping = Thread(target=(room if prepared.is_bindable else room[:0]).fill, args=(0,))
     mapping.start()
     aligned = room[-room.ctypes.data % _ALIGNMENT :]
     try:
