@@ -158,15 +158,25 @@ def _is_writable(folder: Path) -> bool:
 @cache
 def _key(module: str) -> str:
     sources = [_source(name) for name in (module, "app.observers.layout", "app.native.build", "app.native.elf")]
-    versions = [metadata.version(package) for package in ("numba", "llvmlite")]
+    versions = [_version(package) for package in ("numba", "llvmlite")]
     return hashlib.sha256("\n".join([*sources, *versions, describe_cpu()]).encode()).hexdigest()[:32]
 
 
+def _version(package: str) -> str:
+    # The file that both packages write theirs into takes a tenth of the time that their metadata do.
+    file = _origin(package).with_name("_version.py")
+    return file.read_text(encoding="utf-8") if file.exists() else metadata.version(package)
+
+
 def _source(module: str) -> str:
+    return _origin(module).read_text(encoding="utf-8")
+
+
+def _origin(module: str) -> Path:
     spec = util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    return Path(spec.origin).read_text(encoding="utf-8")
+    return Path(spec.origin)
 
 
 def describe_cpu() -> str:

@@ -75,16 +75,27 @@ class MergeableCollector:
         self._parts = parts
         self._counter = Counter()
         self._done: list[MergeableHistogram] | None = None
-        self._reset()
-
-    def _reset(self) -> None:
-        # Fresh memory costs nothing until it is counted into; many regions have no negative side.
-        regions = len(self._parts)
         self._elements = 0
-        self._extremes = fresh_extremes(self._parts)
+        # Fresh memory costs nothing until it is counted into; many regions have no negative side.
+        regions = len(parts)
+        self._extremes = fresh_extremes(parts)
         self._counts = np.zeros((regions, 2, COLUMNS), np.uint32)
         self._exponents = np.full((regions, 2), MIN_EXPONENT, np.int32)
         self._state = State(self._extremes, self._counts, self._exponents)
+
+    def clear(self) -> None:
+        """Forget what was counted, and use the same memory again."""
+        self._done = None
+        self._clear_counts()
+
+    def _clear_counts(self) -> None:
+        self._elements = 0
+        for region, extremes in enumerate(self._extremes):
+            counts = self._counts[region]
+            (counts if bounds_from_extremes(extremes)[0] < 0 else counts[:, :SIDE_BINS]).fill(0)
+            counts[:, 2 * SIDE_BINS :] = 0
+        self._extremes[:] = NO_EXTREMES
+        self._exponents.fill(MIN_EXPONENT)
 
     def count(self, seen: Seen) -> None:
         """Count a part of a pass; raises CalibrationNonfinite."""
@@ -97,7 +108,7 @@ class MergeableCollector:
 
     def _spill(self) -> None:
         self._done = [self.histogram(region) for region in range(len(self._parts))]
-        self._reset()
+        self._clear_counts()
 
     def histogram(self, region: int) -> MergeableHistogram:
         """Return the histogram of a region of everything counted so far."""

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from app.cuda.buffers import DeviceBuffer, open_event, open_stream, pinned_array
 from app.cuda.device import raising_gpu_problems
 from app.cuda.runtime import TensorRt
 from app.observers.forward import Batch
-from app.observers.gpu_regions import Device, Fetched, compare_images
+from app.observers.gpu_regions import Fetched, Placed
 
 _SLOTS = 2
 
@@ -46,7 +47,8 @@ class GpuForward:
         outputs = compiled.outputs if compiled else {}
         self._outputs = {name: DeviceBuffer(4 * math.prod(shape)) for name, shape in outputs.items()}
         self._context = self._open_context(compiled.plan) if compiled else None
-        pointers = [buffer.pointer for buffer in self._outputs.values()]
+        self._buffers = list(self._outputs.values())
+        pointers = [buffer.pointer for buffer in self._buffers]
         shapes = (*outputs.values(), input_shape)
         self.slots: Sequence[Fetched] = [
             Fetched((*pointers, slot.buffer.pointer), shapes, input_shape[0]) for slot in self._inputs
@@ -88,6 +90,24 @@ class GpuForward:
         if not self._context.execute_async_v3(self.stream.handle):
             raise self._tensorrt.failure()
 
+    def read(self, tensor: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Return the first values of a fetched tensor, when the passes enqueued by now are done."""
+        values = np.empty(shape, np.float32)
+        with raising_gpu_problems():
+            self._buffers[tensor].download(values, self.stream)
+            self.stream.synchronize()
+        return values
+
+    def write(self, tensor: int, values: npt.NDArray[np.float32]) -> None:
+        """Put values to the start of a fetched tensor."""
+        with raising_gpu_problems():
+            self._buffers[tensor].upload(np.ascontiguousarray(values), self.stream)
+            self.stream.synchronize()
+
+    def place(self, placed: Placed) -> None:
+        """Note where the images lie in the tensors."""
+        self.slots = [replace(slot, placed=placed) for slot in self.slots]
+
     def release(self, slot: int) -> None:
         """The slot is free when all that is enqueued by now is done."""
         with raising_gpu_problems():
@@ -100,19 +120,3 @@ class GpuForward:
         self._context = self._engine = self._runtime = None
         for buffer in (*self._outputs.values(), *(slot.buffer for slot in self._inputs)):
             buffer.free()
-
-
-def are_images_alike(forward: GpuForward, device: Device) -> bool:
-    """Run one image in every place of a pass and tell whether all places have the same bits in all tensors.
-
-    Only then observations of parts merge to that of the whole. The image is noise: black could hide a difference.
-    """
-    fetched = forward.slots[0]
-    if any(not shape or shape[0] != fetched.images for shape in fetched.shapes):
-        return False
-    image = np.random.default_rng(0).random((1, *fetched.shapes[-1][1:]), np.float32)
-    forward.fill(0, 0, np.repeat(image, fetched.images, axis=0))
-    forward.run(0, fetched.images)
-    found = compare_images(device, fetched)
-    forward.release(0)
-    return not found.any()

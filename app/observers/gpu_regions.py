@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from app.observers.batch_axis import assume_batch_axis
 from app.observers.regions import Regions
 
 #: Values of a work item; a 16-bit bin holds all of them. A multiple of 4, for loads of 16 bytes.
@@ -74,19 +75,38 @@ class Device(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Placed:
+    """By tensor the axis along which its images lie, as far as one was found, and the names of tensors that mix images."""
+
+    batch_axes: tuple[int | None, ...] = ()
+    mixed: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Fetched:
-    """Where the tensors of a pass are: fetched ones in their order, the input last; shapes with the batch axis."""
+    """Where the tensors of a pass are: fetched ones in their order, the input last; shapes with the batch axis.
+
+    `placed`: what a trial said of where the images lie in each tensor.
+    """
 
     pointers: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     images: int
+    placed: Placed = Placed()
+
+    @property
+    def batch_axes(self) -> tuple[int | None, ...]:
+        """The axis along which the images lie in each tensor, None where it is the same for all images."""
+        found = self.placed.batch_axes or (None,) * len(self.shapes)
+        pairs = zip(found, self.shapes, strict=True)
+        return tuple(assume_batch_axis(shape, self.images) if axis is None else axis for axis, shape in pairs)
 
     def sizes(self, images: int) -> npt.NDArray[np.int64]:
         """Return how many values of each tensor belong to the first images of the pass."""
         sizes = np.array([np.prod(shape, dtype=np.int64) for shape in self.shapes], np.int64)
-        sliced = np.array([bool(shape) and shape[0] % self.images == 0 for shape in self.shapes])
-        return np.where(sliced, sizes * images // self.images, sizes)
+        has_images = np.array([axis is not None for axis in self.batch_axes])
+        return np.where(has_images, sizes * images // self.images, sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +125,9 @@ def region_table(regions: Regions, fetched: Fetched, images: int) -> np.ndarray:
     table["values"] = np.array(fetched.pointers, np.uint64)[regions.sources]
     table["size"] = fetched.sizes(images)[regions.sources]
     table["low"], table["high"] = regions.clamps[:, 0], regions.clamps[:, 1]
-    table["images"] = images
+    # Where images are no runs of values, whatever is bad counts as the first one's.
+    by_image = np.array([axis == 0 for axis in fetched.batch_axes])
+    table["images"] = np.where(by_image, images, 1)[regions.sources]
     return table
 
 
@@ -119,11 +141,11 @@ def item_table(table: np.ndarray) -> np.ndarray:
     return items
 
 
-def compare_images(device: Device, fetched: Fetched) -> npt.NDArray[np.uint32]:
-    """Return by tensor of a pass, which is run, 0 where every image has the very bits of the first, else 1."""
+def compare_images(device: Device, fetched: Fetched, images: int) -> npt.NDArray[np.uint32]:
+    """Return by tensor of a pass, which is run, 0 where each of the first images has the very bits of the first, else 1."""
     count = len(fetched.pointers)
     whole = np.full((count, 2), (-np.inf, np.inf), np.float32)
-    table = region_table(Regions((), np.arange(count), whole, {}, frozenset()), fetched, fetched.images)
+    table = region_table(Regions((), np.arange(count), whole, {}, frozenset()), fetched, images)
     items = item_table(table)
     regions, work, found = (device.allocate(size) for size in (table.nbytes, items.nbytes, 4 * count))
     device.upload(regions, table)

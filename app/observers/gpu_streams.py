@@ -5,10 +5,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from app.observers.batch_axis import raise_mixed, take_images
 from app.observers.forward import Batch
 from app.observers.gpu_counters import Measures, MergeableCounters, TensorrtCounters
 from app.observers.gpu_regions import Device, Fetched, Work, item_table, region_table
 from app.observers.regions import Regions
+from app.observers.watch import Looks, Watch
 from app.quant.histogram import Histogram
 
 
@@ -26,6 +28,14 @@ class Forward(Protocol):
 
     def run(self, slot: int, images: int) -> None:
         """Enqueue the upload and the pass of a slot that holds that many images."""
+        ...
+
+    def read(self, tensor: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the first values of a fetched tensor, by its number, as the last pass left it."""
+        ...
+
+    def write(self, tensor: int, values: np.ndarray) -> None:
+        """Put values to the start of a fetched tensor."""
         ...
 
     def release(self, slot: int) -> None:
@@ -77,10 +87,22 @@ class _Passes:
     def run(self, images: int, first_image: int, use: Callable[[Work, int], None]) -> None:
         """Run the filled slot and use its tensors; the other slot is next."""
         self._measures.check()
+        fetched = self._forward.slots[self.slot]
+        if images < fetched.images and fetched.placed.mixed:
+            raise_mixed(fetched.placed.mixed[0], fetched.images)
         self._forward.run(self.slot, images)
+        if images < fetched.images:
+            self._cut(fetched, images)
         use(self._tables.work(self.slot, images), first_image)
         self._forward.release(self.slot)
         self.slot = (self.slot + 1) % len(self._forward.slots)
+
+    def _cut(self, fetched: Fetched, images: int) -> None:
+        # Counted is from the start of a tensor on: its first images must lie there, along whatever axis.
+        for tensor, axis in enumerate(fetched.batch_axes[:-1]):
+            if axis:
+                values = self._forward.read(tensor, fetched.shapes[tensor])
+                self._forward.write(tensor, take_images(values, axis, images, fetched.images))
 
     def free(self) -> None:
         self._tables.free()
@@ -92,9 +114,10 @@ class _Passes:
 class MergeableGpuStream:
     """Passes of the engine's size, whatever the batches' is. See `app.observers.streams.Stream`."""
 
-    def __init__(self, forward: Forward, regions: Regions, device: Device) -> None:
+    def __init__(self, forward: Forward, regions: Regions, device: Device, watch: Watch) -> None:
         self._counters = MergeableCounters(device, regions)
         self._passes = _Passes(forward, PassTables(device, regions, forward.slots), self._counters.measures)
+        self._tell, self._looks = watch.tell, Looks(watch, self._passes.images_a_pass)
         self._waiting = 0
         self.images = 0
 
@@ -107,6 +130,8 @@ class MergeableGpuStream:
             batch = batch[len(taken) :]
             if self._waiting == self._passes.images_a_pass:
                 self._run()
+                if self._looks.take(self.images):
+                    self._tell(self.images, self.finish())
 
     def _run(self) -> None:
         self._passes.run(self._waiting, self.images, self._counters.count)
@@ -129,9 +154,10 @@ class MergeableGpuStream:
 class TensorrtGpuStream:
     """One batch after the other; one that takes several passes is run twice until every region has its range."""
 
-    def __init__(self, forward: Forward, regions: Regions, device: Device) -> None:
+    def __init__(self, forward: Forward, regions: Regions, device: Device, watch: Watch) -> None:
         self._counters = TensorrtCounters(device, regions)
         self._passes = _Passes(forward, PassTables(device, regions, forward.slots), self._counters.measures)
+        self._tell, self._looks = watch.tell, Looks(watch)
         self._has_ranges = False
         self.images = 0
 
@@ -145,6 +171,8 @@ class TensorrtGpuStream:
         if is_split and not self._has_ranges:
             self._has_ranges = self._counters.has_all_ranges()
         self.images += len(batch)
+        if self._looks.take(self.images):
+            self._tell(self.images, self.finish())
 
     def _run(self, batch: Batch, use: Callable[[Work, int], None]) -> None:
         for start in range(0, len(batch), self._passes.images_a_pass):

@@ -28,6 +28,11 @@ class Observer(Protocol):
         """Images to come in all, if known."""
         ...
 
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """Tensors in which images that the model takes at once depend on one another; known after the first batch."""
+        ...
+
     def add(self, batch: npt.NDArray[np.float32]) -> None:
         """Count a batch. Raises CalibrationNonfinite, CalibrationProblem, also for earlier ones."""
         ...

@@ -5,6 +5,7 @@ and neither the forward pass nor the counting holds the GIL.
 """
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,25 +19,31 @@ from app.errors import DatasetTooSmall
 from app.observers.derived import Passes, derive_histograms
 from app.observers.forward import Forward
 from app.observers.parts import make_parts
+from app.observers.passes import Pass, mapped_memories
 from app.observers.prepared import Prepared
 from app.observers.regions import make_regions
-from app.observers.streams import MergeableStream, Stream, TensorrtStream, Watch
+from app.observers.streams import MergeableStream, Stream, TensorrtStream
+from app.observers.watch import Watch
 from app.quant.histogram import Histogram
 from app.quant.observation import Grid, Observation
+
+#: A thread with its pass done waits no longer for the GIL while others, as whoever reads the images, hold it all the time.
+_SWITCH_SECONDS = 0.0002
 
 
 @dataclass(frozen=True)
 class ObserverSpec:
     """How to observe: the grid, threads (default: the cores this process may use), images to come if known.
 
-    On the mergeable grid `watch` is told the observation of the first eighth, quarter and half of the images to come (or
-    a few more, so that passes are full), while the pass goes on.
+    `watch` is told the observation of the first images whenever they, with `known_images` observed before, have doubled
+    (or a few more, so that passes are full; on grid tensorrt whole batches), while the pass goes on. See `Watch`.
     """
 
     grid: Grid = "mergeable"
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     total_images: int | None = None
     watch: Callable[[Observation], None] | None = None
+    known_images: int = 0
 
 
 class Observer:
@@ -51,33 +58,41 @@ class Observer:
         self._stream = self._open_stream()
 
     def _open_stream(self) -> Stream:
-        forward, threads = Forward(self._prepared), self._spec.threads
-        if self._spec.grid == "tensorrt":
-            return TensorrtStream(forward, self._parts, threads)
-        return MergeableStream(forward, self._parts, threads, self._watch())
+        passes = self._open_passes()
+        open_stream = TensorrtStream if self._spec.grid == "tensorrt" else MergeableStream
+        return open_stream(passes, self._parts, self._watch())
+
+    def _open_passes(self) -> list[Pass]:
+        with mapped_memories(self._prepared, self._spec.threads) as memories:
+            forward = Forward(self._prepared)
+        return [Pass(forward, self._parts, memory) for memory in memories]
 
     def _watch(self) -> Watch:
-        watch, total = self._spec.watch, self._spec.total_images
-        if watch is None or total is None:
+        if self._spec.watch is None:
             return Watch()
-        full = self._prepared.images
-        at = sorted({-(-total // (share * full)) * full for share in (8, 4, 2)})
-        tell = partial(self._tell, watch)
-        return Watch([images for images in at if images < total], tell)
+        return Watch(self._spec.total_images, self._spec.known_images, partial(self._tell, self._spec.watch))
 
     def _tell(self, watch: Callable[[Observation], None], images: int, by_place: list[Histogram]) -> None:
         watch(self._observation(images, by_place))
 
     def __enter__(self) -> Self:
+        self._switch_seconds = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        sys.setswitchinterval(self._switch_seconds)
         self._stream.close()
 
     @property
     def images(self) -> int:
         """Images whose activations are counted by now."""
         return self._stream.images
+
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """Tensors in which the images of a pass depend on one another."""
+        return self._prepared.mixed
 
     @property
     def total_images(self) -> int | None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from app.observers.batch_axis import take_images
 from app.observers.counting import Located
 from app.observers.prepared import Prepared
 from app.observers.regions import Regions
@@ -37,19 +38,13 @@ class Parts:
         first = self.firsts[part]
         end = self.firsts[part + 1] if part + 1 < len(self.firsts) else len(self)
         axes = self.batch_axes[first:end]
-        counted = [_taken(values[name], axis, *images) for name, axis in zip(self.sources[first:end], axes, strict=True)]
+        counted = [take_images(values[name], axis, *images) for name, axis in zip(self.sources[first:end], axes, strict=True)]
         arrays = [np.ascontiguousarray(array, np.float32) for array in counted]
         return Located(arrays, [array.size for array in arrays], self.clamps[first:end])
 
     def by_region(self, values: Sequence[_Value]) -> list[_Value]:
         """Return values by place in the order of the regions."""
         return [value for _, value in sorted(zip(self.order, values, strict=True), key=lambda pair: pair[0])]
-
-
-def _taken(array: np.ndarray, axis: int | None, images: int, of: int) -> np.ndarray:
-    if images == of or axis is None:
-        return array
-    return array[(slice(None),) * axis + (slice(array.shape[axis] * images // of),)]
 
 
 def make_parts(prepared: Prepared, regions: Regions) -> Parts:

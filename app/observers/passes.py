@@ -1,18 +1,20 @@
 """A forward pass of a few images in memory of its own; each segment is ready to be counted when the next begins."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from app.errors import CalibrationProblem
+from app.observers.batch_axis import raise_mixed
 from app.observers.counting import Located
 from app.observers.forward import Batch, Forward, run_segment
 from app.observers.parts import Parts
-from app.observers.prepared import Prepared
+from app.observers.prepared import Prepared, Tensor
 from app.observers.session import RUNTIME_ERRORS
 
 #: Gets the number of the first of some regions, and where their values are.
@@ -20,10 +22,6 @@ Visit = Callable[[int, Located], None]
 
 #: Tensors start at multiples of this many bytes.
 _ALIGNMENT = 64
-_MIXED = (
-    "the model takes {images} images at once and computes {tensor} of all of them together; calibrate on a number of images "
-    "that {images} divides"
-)
 
 
 @dataclass(frozen=True)
@@ -64,26 +62,49 @@ def _size(prepared: Prepared, name: str) -> int:
     return -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
 
 
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """Room for the tensors of one pass."""
+
+    places: _Places
+    room: npt.NDArray[np.uint8]
+
+    def view(self, name: str, tensor: Tensor) -> np.ndarray:
+        """Return the array of a tensor."""
+        dtype, start = np.dtype(tensor.dtype), self.places.starts[name]
+        return self.room[start:][: math.prod(tensor.shape) * dtype.itemsize].view(dtype).reshape(tensor.shape)
+
+
+@contextmanager
+def mapped_memories(prepared: Prepared, count: int) -> Iterator[list[Memory]]:
+    """Give the memory of so many threads, which the system maps meanwhile: each page would be a fault in a pass else.
+
+    It is filled in one call without the GIL, so that it goes on while the body holds it.
+    """
+    places = place_tensors(prepared)
+    room = np.empty(count * places.size + _ALIGNMENT, np.uint8)
+    mapping = Thread(target=(room if prepared.is_bindable else room[:0]).fill, args=(0,))
+    mapping.start()
+    aligned = room[-room.ctypes.data % _ALIGNMENT :]
+    try:
+        yield [Memory(places, aligned[place * places.size :][: places.size]) for place in range(count)]
+    finally:
+        mapping.join()
+
+
 class Pass:
     """One thread's passes: the runtime writes all tensors into its memory, and no activation is ever copied."""
 
-    def __init__(self, forward: Forward, parts: Parts) -> None:
+    def __init__(self, forward: Forward, parts: Parts, memory: Memory) -> None:
         self._forward, self._parts = forward, parts
-        self._prepared = forward.prepared
-        places = place_tensors(self._prepared)
-        memory = np.zeros(places.size + _ALIGNMENT, np.uint8)
-        aligned = memory[-memory.ctypes.data % _ALIGNMENT :][: places.size]
-        self._values = {name: self._view(aligned, name, start) for name, start in places.starts.items()}
+        self.prepared = forward.prepared
+        tensors = self.prepared.tensors
+        self._values = {name: memory.view(name, tensors[name]) for name in memory.places.starts}
         self._bindings = [self._bind(number) for number in range(len(forward.sessions))]
-        self._located = [self._locate(part, self._values, self._prepared.images) for part in range(len(parts.firsts))]
-
-    def _view(self, memory: npt.NDArray[np.uint8], name: str, start: int) -> np.ndarray:
-        tensor = self._prepared.tensors[name]
-        dtype = np.dtype(tensor.dtype)
-        return memory[start:][: math.prod(tensor.shape) * dtype.itemsize].view(dtype).reshape(tensor.shape)
+        self._located = [self._locate(part, self._values, self.prepared.images) for part in range(len(parts.firsts))]
 
     def _bind(self, number: int) -> ort.IOBinding:
-        binding, segment = self._forward.sessions[number].io_binding(), self._prepared.segments[number]
+        binding, segment = self._forward.sessions[number].io_binding(), self.prepared.segments[number]
         for names, bind in ((segment.inputs, binding.bind_input), (segment.outputs, binding.bind_output)):
             for name in names:
                 value = self._values[name]
@@ -95,15 +116,15 @@ class Pass:
 
         Raises CalibrationProblem.
         """
-        images, wanted = len(batch), self._prepared.images
+        images, wanted = len(batch), self.prepared.images
         if images < wanted:
-            if self._prepared.mixed:
-                raise CalibrationProblem(reason=_MIXED.format(images=wanted, tensor=self._prepared.mixed[0]))
+            if self.prepared.mixed:
+                raise_mixed(self.prepared.mixed[0], wanted)
             batch = np.concatenate((batch, np.repeat(batch[-1:], wanted - images, axis=0)))
-        if not self._prepared.is_bindable or batch.shape != self._prepared.input_shape:
-            self._run_unbound(0, {self._prepared.plan.input: batch}, images, visit)
+        if not self.prepared.is_bindable or batch.shape != self.prepared.input_shape:
+            self._run_unbound(0, {self.prepared.plan.input: batch}, images, visit)
             return
-        np.copyto(self._values[self._prepared.plan.input], batch)
+        np.copyto(self._values[self.prepared.plan.input], batch)
         for number, session in enumerate(self._forward.sessions):
             try:
                 session.run_with_iobinding(self._bindings[number])
@@ -115,18 +136,18 @@ class Pass:
             self._visit(0, images, visit)
 
     def _visit(self, part: int, images: int, visit: Visit) -> None:
-        whole = images == self._prepared.images
+        whole = images == self.prepared.images
         visit(self._parts.firsts[part], self._located[part] if whole else self._locate(part, self._values, images))
 
     def _run_unbound(self, first: int, values: Mapping[str, np.ndarray], images: int, visit: Visit) -> None:
         known = dict(values)
-        name = self._prepared.plan.input
-        known[name] = known[name].astype(self._prepared.tensors[name].dtype)
+        name = self.prepared.plan.input
+        known[name] = known[name].astype(self.prepared.tensors[name].dtype)
         for number in range(first, len(self._parts.firsts)):
             if self._forward.sessions:
-                segment = self._prepared.segments[number]
+                segment = self.prepared.segments[number]
                 known |= run_segment(self._forward.sessions[number], segment, known, known[name].shape)
             visit(self._parts.firsts[number], self._locate(number, known, images))
 
     def _locate(self, part: int, values: Mapping[str, np.ndarray], images: int) -> Located:
-        return self._parts.locate(part, values, (images, self._prepared.images))
+        return self._parts.locate(part, values, (images, self.prepared.images))

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from app.errors import CalibrationProblem
 from app.native.heap import trim_heap
-from app.observers.batch_axis import assume_batch_axis, find_batch_axis
+from app.observers.batch_axis import assume_batch_axis, find_batch_axes
 from app.observers.forward import Forward
 from app.observers.noise import make_noise
 from app.observers.optimize import optimize_model
@@ -95,15 +95,7 @@ class _Trial:
         """Return the batch axis of each fetched tensor, and the names of those that have none to rely on."""
         other = given.copy()
         other[-1] = make_noise(given.shape[1:], seed=1)
-        axes: list[int | None] = []
-        mixed = []
-        for name, before, after in zip(self.plan.fetched, outputs, self._run(session, other), strict=True):
-            try:
-                axes.append(find_batch_axis(before, after, len(given)))
-            except ValueError:
-                axes.append(None)
-                mixed.append(name)
-        return axes, tuple(mixed)
+        return find_batch_axes(self.plan.fetched, outputs, self._run(session, other), len(given))
 
     def _run(self, session: ort.InferenceSession, batch: np.ndarray) -> list[np.ndarray]:
         return run_session(session, self.plan.fetched, {self.plan.input: batch}, batch.shape)
@@ -157,7 +149,7 @@ def _described(value: np.ndarray) -> Tensor:
 
 
 def _placed(value: np.ndarray, axis: int | None, images: int) -> Tensor:
-    return replace(_described(value), batch_axis=assume_batch_axis(value, images) if axis is None else axis)
+    return replace(_described(value), batch_axis=assume_batch_axis(value.shape, images) if axis is None else axis)
 
 
 def _bytes(tensor: Tensor) -> int:

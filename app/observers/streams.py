@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial, reduce
 from queue import SimpleQueue
+from threading import Barrier
 from typing import Protocol
 
 import numpy as np
@@ -13,9 +13,10 @@ import numpy as np
 from app.errors import CalibrationProblem
 from app.observers.collectors import MergeableCollector, Seen, TensorrtCollector, TensorrtPart
 from app.observers.counting import Counter
-from app.observers.forward import Batch, Forward
+from app.observers.forward import Batch
 from app.observers.parts import Parts
 from app.observers.passes import Pass
+from app.observers.watch import Looks, Watch
 from app.quant.histogram import Histogram, MergeableHistogram, merge_mergeable
 
 #: How much a thread takes at a time: so many passes, as long as they compute no more than so many values.
@@ -44,23 +45,20 @@ class Stream(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Who is told the histograms by region of the first `at[0]`, `at[1]`, ... images, while the pass goes on.
-
-    These numbers grow, and fill whole passes.
-    """
-
-    at: Sequence[int] = ()
-    tell: Callable[[int, list[Histogram]], None] = lambda _images, _histograms: None
+def _start_threads(count: int) -> ThreadPoolExecutor:
+    # Now, while nothing runs: a thread that starts beside a pass first waits for the GIL.
+    executor, together = ThreadPoolExecutor(count, "observe"), Barrier(count, timeout=1)
+    for _ in range(count):
+        executor.submit(together.wait)
+    return executor
 
 
 class _Stretch:
-    """Counts of the images between two looks: a collector a thread."""
+    """Counts of the images between two looks: a collector a thread, taken from those that an earlier stretch is done with."""
 
-    def __init__(self, parts: Parts, threads: int) -> None:
+    def __init__(self, spare: deque[MergeableCollector], parts: Parts, threads: int) -> None:
         self._regions = len(parts)
-        self._collectors = [MergeableCollector(parts) for _ in range(threads)]
+        self._collectors = [spare.popleft() if spare else MergeableCollector(parts) for _ in range(threads)]
         self.idle: SimpleQueue[MergeableCollector] = SimpleQueue()
         for collector in self._collectors:
             self.idle.put(collector)
@@ -71,25 +69,32 @@ class _Stretch:
     def _merged(self, region: int) -> MergeableHistogram:
         return reduce(merge_mergeable, (collector.histogram(region) for collector in self._collectors))
 
+    def end(self) -> list[MergeableCollector]:
+        """Forget what was counted and return the collectors: their memory is mapped."""
+        for collector in self._collectors:
+            collector.clear()
+        return self._collectors
+
 
 class MergeableStream:
     """Passes of the model's own size, whatever the batches' is; every thread has its counts."""
 
-    def __init__(self, forward: Forward, parts: Parts, threads: int, watch: Watch) -> None:
-        self._parts, self._threads = parts, threads
-        self._pass_images = forward.prepared.images
+    def __init__(self, passes: Sequence[Pass], parts: Parts, watch: Watch) -> None:
+        self._parts, self._threads = parts, len(passes)
+        prepared = passes[0].prepared
+        self._pass_images = prepared.images
         # A thread takes several passes at a time where they are short.
-        self._portion_images = self._pass_images * max(1, min(_PORTION_PASSES, _PORTION_VALUES // forward.prepared.pass_values))
-        self._executor = ThreadPoolExecutor(threads, "observe")
+        self._portion = max(1, min(_PORTION_PASSES, _PORTION_VALUES // prepared.pass_values))
+        self._executor = _start_threads(self._threads)
         self._idle: SimpleQueue[Pass] = SimpleQueue()
-        for _ in range(threads):
-            self._idle.put(Pass(forward, parts))
-        self._watch = watch
-        self._looks = deque(watch.at)
-        self._stretch = _Stretch(parts, threads)
+        for lane in passes:
+            self._idle.put(lane)
+        self._tell, self._looks = watch.tell, Looks(watch, self._pass_images)
+        self._spare: deque[MergeableCollector] = deque()
+        self._stretch = _Stretch(self._spare, parts, self._threads)
         self._done: list[MergeableHistogram] | None = None
         self._running: deque[Future[int] | _Stretch] = deque()
-        self._most_running = 2 * threads
+        self._most_running = 2 * self._threads
         self._waiting: list[Batch] = []
         self._submitted = 0
         self.images = 0
@@ -98,33 +103,35 @@ class MergeableStream:
         """Count batch soon; see Stream."""
         self._waiting.append(batch)
         # Small portions first, so that no thread waits for images to be decoded.
-        portion = min(self._portion_images, self._whole_passes(self._submitted // 4))
-        if sum(map(len, self._waiting)) < portion:
-            return
-        images = np.concatenate(self._waiting) if len(self._waiting) > 1 else batch
-        whole = len(images) - len(images) % self._pass_images
-        self._submit_all(images[:whole], portion)
-        self._waiting = [images[whole:]] if whole < len(images) else []
+        portion = min(self._portion, max(1, self._submitted // (4 * self._pass_images)))
+        if sum(map(len, self._waiting)) >= portion * self._pass_images:
+            passes = self._take_passes()
+            self._waiting = [passes.pop()] if len(passes[-1]) < self._pass_images else []
+            self._submit_all(passes, portion)
 
-    def _whole_passes(self, images: int) -> int:
-        """Return the least number of images, one pass or more, that is no less than images and fills passes."""
-        return -(-max(images, 1) // self._pass_images) * self._pass_images
+    def _take_passes(self) -> list[Batch]:
+        """Return all that waits by passes, of which the last may be smaller; nothing is copied where batches are passes."""
+        batches, self._waiting = self._waiting, []
+        if all(len(batch) == self._pass_images for batch in batches):
+            return batches
+        images = np.concatenate(batches) if len(batches) > 1 else batches[0]
+        return [images[start : start + self._pass_images] for start in range(0, len(images), self._pass_images)]
 
-    def _submit_all(self, images: Batch, portion: int) -> None:
-        while len(images):
-            ahead = self._looks[0] - self._submitted if self._looks else portion
-            self._submit(images[: min(portion, ahead)])
-            images = images[min(portion, ahead) :]
+    def _submit_all(self, passes: list[Batch], portion: int) -> None:
+        while passes:
+            left = self._looks.images_left(self._submitted)
+            taken = portion if left is None else min(portion, left // self._pass_images)
+            self._submit(passes[:taken])
+            passes = passes[taken:]
 
-    def _submit(self, images: Batch) -> None:
+    def _submit(self, passes: list[Batch]) -> None:
         while len(self._running) >= self._most_running:
             self._take()
-        self._running.append(self._executor.submit(self._count, images, self._submitted, self._stretch.idle))
-        self._submitted += len(images)
-        if self._looks and self._submitted == self._looks[0]:
-            self._looks.popleft()
+        self._running.append(self._executor.submit(self._count, passes, self._submitted, self._stretch.idle))
+        self._submitted += sum(map(len, passes))
+        if self._looks.take(self._submitted):
             self._running.append(self._stretch)  # reached when all before it are counted, and threads go on
-            self._stretch = _Stretch(self._parts, self._threads)
+            self._stretch = _Stretch(self._spare, self._parts, self._threads)
 
     def _take(self) -> None:
         first = self._running.popleft()
@@ -132,30 +139,31 @@ class MergeableStream:
             self.images += first.result()
             return
         self._done = self._merged(first)
-        self._watch.tell(self.images, list(self._done))
+        self._spare.extend(first.end())
+        self._tell(self.images, list(self._done))
 
     def _merged(self, stretch: _Stretch) -> list[MergeableHistogram]:
         counted = stretch.histograms()
         return counted if self._done is None else [merge_mergeable(*pair) for pair in zip(self._done, counted, strict=True)]
 
-    def _count(self, images: Batch, first_image: int, collectors: SimpleQueue[MergeableCollector]) -> int:
+    def _count(self, passes: list[Batch], first_image: int, collectors: SimpleQueue[MergeableCollector]) -> int:
         forward, collector = self._idle.get(), collectors.get()
+        images = 0
         try:
-            for start in range(0, len(images), self._pass_images):
-                taken = images[start : start + self._pass_images]
-                place = (first_image + start, len(taken))
+            for taken in passes:
+                place = (first_image + images, len(taken))
                 forward.run(taken, lambda first, regions, place=place: collector.count(Seen(first, regions, *place)))
+                images += len(taken)
         finally:
             collectors.put(collector)
             self._idle.put(forward)
-        return len(images)
+        return images
 
     def finish(self) -> list[Histogram]:
         """Return the histograms by region; see Stream."""
         if self._waiting:
-            images = np.concatenate(self._waiting)
-            self._submit_all(images, self._whole_passes(-(-len(images) // self._threads)))
-        self._waiting = []
+            passes = self._take_passes()
+            self._submit_all(passes, -(-len(passes) // self._threads))
         while self._running:
             self._take()
         return list[Histogram](self._merged(self._stretch))
@@ -168,11 +176,12 @@ class MergeableStream:
 class TensorrtStream:
     """One batch at a time, its passes dealt to the threads; the first batch is run twice, for its ranges."""
 
-    def __init__(self, forward: Forward, parts: Parts, threads: int) -> None:
-        self._pass_images = forward.prepared.images
-        self._executor = ThreadPoolExecutor(threads, "observe")
+    def __init__(self, passes: Sequence[Pass], parts: Parts, watch: Watch) -> None:
+        self._pass_images = passes[0].prepared.images
+        self._executor = _start_threads(len(passes))
         self._collector = TensorrtCollector(parts)
-        self._lanes = [(Pass(forward, parts), Counter()) for _ in range(threads)]
+        self._lanes = [(forward, Counter()) for forward in passes]
+        self._tell, self._looks = watch.tell, Looks(watch)
         self.images = 0
 
     def add(self, batch: Batch) -> None:
@@ -184,6 +193,8 @@ class TensorrtStream:
             if not self._count(batch):
                 raise CalibrationProblem(reason="the model gives other values each time it runs on the same batch")
         self.images += len(batch)
+        if self._looks.take(self.images):
+            self._tell(self.images, self.finish())
 
     def _measure(self, batch: Batch) -> None:
         self._deal(batch, [self._collector.measure] * len(self._lanes))

@@ -5,9 +5,10 @@ The same plan of what is fetched and what follows from it, the same regions and 
 context, so this belongs into the child of a step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,13 +24,16 @@ from app.cuda.log import Report
 from app.cuda.runtime import open_tensorrt
 from app.errors import CalibrationProblem, DatasetTooSmall, EngineProblem, GpuOom
 from app.observers.derived import Passes, derive_histograms
-from app.observers.gpu_forward import GpuForward, are_images_alike
+from app.observers.gpu_forward import GpuForward
 from app.observers.gpu_model import PassModel
 from app.observers.gpu_regions import ITEM_VALUES, SIGNATURES, read_kernels
 from app.observers.gpu_streams import MergeableGpuStream, TensorrtGpuStream
+from app.observers.gpu_trial import are_images_alike, find_places
 from app.observers.plan import make_plan
 from app.observers.regions import make_regions
 from app.observers.streams import Stream
+from app.observers.watch import Watch
+from app.quant.histogram import Histogram
 from app.quant.observation import Grid, Observation
 
 #: A pass of the mergeable grid takes so many images: a function of the model alone, so that parts merge to the whole.
@@ -37,15 +41,22 @@ PASS_IMAGES = 32
 _PASS_BYTES = 2 << 30
 #: On TensorRT's grid a pass is a whole batch, unless its activations need more than this.
 _BATCH_BYTES = 8 << 30
+_MOST_LOOKS = 3
 
 
 @dataclass(frozen=True)
 class GpuObserverSpec:
-    """How to observe: the grid, the images to come if known, on which of this machine's GPUs."""
+    """How to observe: the grid, the images to come if known, on which of this machine's GPUs.
+
+    `watch` and `known_images` are as of `app.observers.onnxruntime.ObserverSpec`, for the last few doublings alone: a
+    look reads all counts back, and the GPU waits meanwhile.
+    """
 
     grid: Grid = "mergeable"
     total_images: int | None = None
     device: int = 0
+    watch: Callable[[Observation], None] | None = None
+    known_images: int = 0
 
 
 class GpuObserver:
@@ -60,6 +71,8 @@ class GpuObserver:
         self._forward: GpuForward | None = None
         self._stream: Stream | None = None
         self._resources = ExitStack()
+        #: Fetched tensors in which images of a pass depend on one another, known with the first batch.
+        self.mixed: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
         """Open the GPU. Raises EngineProblem without TensorRT, WorkerProblem, GpuLost."""
@@ -112,17 +125,29 @@ class GpuObserver:
         if self._stream is not None:
             self._stream.close()
         make = MergeableGpuStream if self._spec.grid == "mergeable" else TensorrtGpuStream
-        self._stream = make(self._forward, self._regions, self._launcher)
+        self._stream = make(self._forward, self._regions, self._launcher, self._watch())
         return self._stream
+
+    def _watch(self) -> Watch:
+        if self._spec.watch is None:
+            return Watch()
+        return Watch(self._spec.total_images, self._spec.known_images, partial(self._tell, self._spec.watch), _MOST_LOOKS)
+
+    def _tell(self, watch: Callable[[Observation], None], images: int, counted: list[Histogram]) -> None:
+        watch(self._observation(images, counted))
 
     def observation(self) -> Observation:
         """Return what was observed so far; more may be added. Raises as add does, DatasetTooSmall without images."""
         if self._stream is None or self._forward is None:
             raise DatasetTooSmall(images=0, needed=1, reason="calibration measures activations on images")
         counted = self._stream.finish()
+        return self._observation(self._stream.images, counted)
+
+    def _observation(self, images: int, counted: list[Histogram]) -> Observation:
+        assert self._forward is not None
         fetched = self._forward.slots[0]
         shapes = dict(zip((*self._plan.fetched, self._plan.input), fetched.shapes, strict=True))
-        passes = Passes(self._stream.images, fetched.images, shapes)
+        passes = Passes(images, fetched.images, shapes)
         return Observation(self._spec.grid, passes.images, derive_histograms(self._plan, self._regions, counted, passes))
 
     def _open_passes(self, shape: tuple[int, ...]) -> tuple[GpuForward, Launcher]:
@@ -134,7 +159,10 @@ class GpuObserver:
         while True:
             try:
                 opened = self._with_launcher(model.open((images, *shape[1:])))
-                if images == 1 or model.fixed_images or are_images_alike(*opened):
+                if model.fixed_images and images > 1:
+                    self._place_images(opened[0])
+                    return opened
+                if images == 1 or are_images_alike(*opened):
                     return opened
                 opened[0].free()
                 why, fewer = "images of a pass are not computed alike.", 1
@@ -145,6 +173,11 @@ class GpuObserver:
             images = fewer
             self._tensorrt.log.errors.clear()  # they would explain the next failure as well
             self._report({"log": f"{why} Trying with {images} images a pass."})
+
+    def _place_images(self, forward: GpuForward) -> None:
+        placed = find_places(forward, self._plan.fetched)
+        forward.place(placed)
+        self.mixed = placed.mixed
 
     def _with_launcher(self, forward: GpuForward) -> tuple[GpuForward, Launcher]:
         cubin = compile_cubin(read_kernels(), self.device.compute_capability, {"ITEM": ITEM_VALUES})

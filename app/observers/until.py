@@ -1,22 +1,22 @@
 """Observe until the thresholds stand still: a look after every doubling of the images."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from app.observers.observing import Observer, Report
-from app.quant.convergence import FIRST_LOOK_IMAGES, Convergence
+from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.observation import Observation
 
 
 def observe_until(
     observer: Observer,
     batches: Iterable[npt.NDArray[np.float32]],
-    convergence: Convergence,
+    look: Callable[[Observation], bool],
     report: Report,
 ) -> tuple[Observation, bool]:
-    """Return the observation of as many images as suffice, and whether they did; of all where they do not.
+    """Return the observation of as many images as suffice, which is when look says so, and whether they did; else of all.
 
     Batches are of FIRST_LOOK_IMAGES images but for the last, so that each look falls between two. Raises what
     `observe` raises.
@@ -32,9 +32,9 @@ def observe_until(
                 continue
             due *= 2
             observation = observer.observation()
-            if convergence.look(observation):
+            if look(observation):
                 return observation, True
         if observation is None or observation.images < seen:
             observation = observer.observation()
-            convergence.look(observation)  # for the curve: what came since is less than a doubling, so it proves nothing
+            look(observation)  # for the curve: what came since is less than a doubling, so it proves nothing
     return observation, False

@@ -134,7 +134,7 @@ def test_what_is_computed_of_images_together_is_not_merged(http: httpx.Client, t
     http.patch("/v1/datasets/mixed", content=tar_of({path: FILES[path] for path in PATHS[10:12]}))
     sharded = run(http, spec_on("mixed", shards=2) | {"model": "mixing"})
     assert sharded["error"]["code"] == "calibration_failed"
-    assert "leave calibration.shards out" in sharded["error"]["detail"]
+    assert "set calibration.shards to 1" in sharded["error"]["detail"]
 
 
 def test_shards_are_one_observation(http: httpx.Client) -> None:

@@ -133,6 +133,50 @@ def test_a_fixed_batch_is_filled_up(tmp_path):
     assert observation.histograms["r1"].count == 10 * 32 * 12 * 12
 
 
+@pytest.mark.parametrize("grid", ["mergeable", "tensorrt"])
+def test_a_fixed_batch_along_another_axis_counts_no_filling(tmp_path, grid):
+    nodes = [
+        onnx.helper.make_node("Relu", ["x"], ["r"]),
+        onnx.helper.make_node("Transpose", ["r"], ["t"], perm=[1, 2, 0, 3]),
+        onnx.helper.make_node("Neg", ["t"], ["y"]),
+    ]
+    path, images = save_net(tmp_path, nodes, {}, "y", (3, 3, 12, 12)), draw_images(7)
+    ours = observe_on_gpu(path, ["y"], split(images, 3), grid)
+    theirs = observe(path, ["y"], split(images, 3), ObserverSpec(grid, 2), lambda _: None)
+    assert observation_to_bytes(ours) == observation_to_bytes(theirs)
+
+
+def test_images_that_influence_each_other_are_run_one_by_one(tmp_path):
+    nodes = [onnx.helper.make_node("ReduceMean", ["x"], ["m"], axes=[0]), onnx.helper.make_node("Sub", ["x", "m"], ["y"])]
+    path, images = save_net(tmp_path, nodes, {}, "y"), draw_images(7)
+    with GpuObserver(path, ["y"], GpuObserverSpec(), print) as observer:
+        observer.add(images)
+        assert (observer.images_a_pass, observer.mixed) == (1, ())
+        assert observer.observation().histograms["y"].absmax == 0
+
+
+def test_a_fixed_batch_that_is_mixed_takes_whole_passes_alone(tmp_path):
+    nodes = [onnx.helper.make_node("ReduceMean", ["x"], ["m"], axes=[0]), onnx.helper.make_node("Sub", ["x", "m"], ["y"])]
+    path, images = save_net(tmp_path, nodes, {}, "y", (3, 3, 12, 12)), draw_images(7)
+    with GpuObserver(path, ["y"], GpuObserverSpec(), print) as observer:
+        observer.add(images[:6])
+        assert (observer.observation().images, observer.mixed) == (6, ("y",))
+    with pytest.raises(CalibrationProblem, match="a number of images that 3 divides"):
+        observe_on_gpu(path, ["y"], [images])
+
+
+@pytest.mark.parametrize(("grid", "expected_looks"), [("mergeable", [32, 64]), ("tensorrt", [20, 40, 60])])
+def test_looks_are_the_observations_of_the_first_images(tmp_path, grid, expected_looks):
+    path, images = save_zoo_net(tmp_path), draw_images(100)
+    looks: dict[int, bytes] = {}
+    spec = GpuObserverSpec(grid, 100, watch=lambda found: looks.update({found.images: observation_to_bytes(found)}))
+    whole = observe_all(GpuObserver(path, ZOO, spec, print), split(images, 20), lambda _: None)
+    assert observation_to_bytes(whole) == observation_to_bytes(observe_on_gpu(path, ZOO, split(images, 20), grid))
+    assert list(looks) == expected_looks
+    for count, look in looks.items():
+        assert look == observation_to_bytes(observe_on_gpu(path, ZOO, split(images[:count], 20), grid))
+
+
 def test_images_of_another_size_are_refused(tmp_path):
     with pytest.raises(CalibrationProblem, match="does not run"):
         observe_on_gpu(save_zoo_net(tmp_path), ZOO, [draw_images(2, (4, 12, 12))])

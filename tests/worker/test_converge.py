@@ -31,10 +31,12 @@ def test_stops_with_the_bytes_of_max_images(tmp_path: Path, dataset: dict[str, A
 @pytest.mark.parametrize("batch_size", [1, 50])
 def test_uses_all_images_where_the_thresholds_move(tmp_path: Path, dataset: dict[str, Any], batch_size: int) -> None:
     request = request_on(dataset, tmp_path / "out", method="minmax", converge=1e-9, batch_size=batch_size)
-    converge = observe(request, ignore)["converge"]
+    report = observe(request, ignore)
+    converge = report["converge"]
     assert not converge["converged"]
     assert [point["images"] for point in converge["curve"]] == [32, 64, 128, 150]
     assert all(point["drift"] > 0 and point["tensor"] for point in converge["curve"][:3])
+    assert [point for point in report["drift"]["points"] if point["method"] == "minmax"] == converge["curve"]
     assert (tmp_path / "out").read_bytes() == observed(request_on(dataset, tmp_path / "whole"))
 
 

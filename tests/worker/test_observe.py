@@ -76,10 +76,10 @@ def test_drift_is_told_from_eighth_to_whole_whatever_the_batches(tmp_path: Path,
         assert drift == max(compute_drift(tables[since][method], tables[images][method]).values())
 
 
-def tables_of_first(folder: Path, paths: list[str]) -> dict[str, Table]:
+def tables_of_first(folder: Path, paths: list[str], grid: str = "mergeable") -> dict[str, Table]:
     folder.mkdir()
     dataset = store_dataset(folder, {path: DIGITS[path] for path in paths})
-    observation = observation_from_bytes(observed(request_on(dataset, folder / "out")))
+    observation = observation_from_bytes(observed(request_on(dataset, folder / "out", grid=grid, batch_size=8)))
     return {method: table_from_observation(observation, method) for method in METHODS}
 
 
@@ -89,8 +89,16 @@ def test_drift_of_known_images_goes_on(tmp_path: Path, known: dict[str, str]) ->
     request = merging(request_on(dataset, tmp_path / "scratch"), known | {"drift": {"points": told}}, tmp_path / "merged")
     first, *points = observe(request, ignore)["drift"]["points"]
     assert first == told[0]
-    assert [(point["since"], point["images"], point["method"]) for point in points] == [(20, 60, name) for name in METHODS]
-    assert all(point["drift"] > 0 for point in points)
+    doublings = [(20, 31), (31, 60)]  # 30 is the half of all, and a pass takes 11
+    expected = [(since, images, name) for since, images in doublings for name in METHODS]
+    assert [(point["since"], point["images"], point["method"]) for point in points] == expected
+    assert all(point["drift"] > 0 for point in points[-2:])
+
+
+def test_drift_of_a_few_added_images_is_told_at_the_end_alone(tmp_path: Path, known: dict[str, str]) -> None:
+    few = store_dataset(tmp_path, {path: DIGITS[path] for path in sorted({*PATHS[:60:3], *PATHS[:8]})})
+    points = observe(merging(request_on(few, tmp_path / "scratch"), known, tmp_path / "merged"), ignore)["drift"]["points"]
+    assert [(point["since"], point["images"]) for point in points] == [(20, 25), (20, 25)]
 
 
 def test_images_of_one_pass_have_no_halves(tmp_path: Path) -> None:
@@ -113,6 +121,12 @@ def test_images_that_are_skipped_make_no_look(tmp_path: Path, known: dict[str, s
     assert observe(merging(request, known, tmp_path / "none"), ignore)["drift"]["points"] == []
 
 
-def test_no_drift_is_told_where_the_order_of_images_matters(tmp_path: Path) -> None:
-    dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:20]})
-    assert observe(request_on(dataset, tmp_path / "out", grid="tensorrt"), ignore)["drift"] is None
+def test_drift_on_tensorrts_grid_is_told_between_batches(tmp_path: Path) -> None:
+    dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:44]})
+    report = observe(request_on(dataset, tmp_path / "out", grid="tensorrt", batch_size=8), ignore)
+    points = [(point["since"], point["images"], point["method"], point["drift"]) for point in report["drift"]["points"]]
+    assert [point[:2] for point in points[::2]] == [(8, 16), (16, 24), (24, 44)]
+    folders = {count: tmp_path / str(count) for count in (8, 16, 24, 44)}
+    tables = {count: tables_of_first(folder, PATHS[:count], grid="tensorrt") for count, folder in folders.items()}
+    for since, images, method, drift in points:
+        assert drift == max(compute_drift(tables[since][method], tables[images][method]).values())

@@ -10,14 +10,15 @@ from app.observers.until import observe_until
 from app.quant.convergence import Convergence
 from app.quant.observation import Observation
 from app.spec import DERIVED_METHODS, CalibrationSpec
+from app.worker.steps.drift import Drift, look_at
 
 Report = Callable[[dict[str, Any]], None]
 
 
 def observe_converging(
-    observer: Observer, batches: Batches, calibration: CalibrationSpec, report: Report
+    observer: Observer, batches: Batches, calibration: CalibrationSpec, report: Report, drift: Drift | None
 ) -> tuple[Observation, dict[str, Any]]:
-    """Return the observation and how it converged, as JSON values.
+    """Return the observation and how it converged, as JSON values; drift, if any, looks whenever that is looked at.
 
     converged: whether a doubling moved no amax by more than `fraction` · images: how many were counted · of: how many
     there were · taken: how many were looked at, skipped ones included · methods: whose thresholds were watched ·
@@ -26,8 +27,13 @@ def observe_converging(
     assert calibration.converge is not None
     methods = list(DERIVED_METHODS) if calibration.method == "auto" else [calibration.method]
     convergence = Convergence(methods, calibration.percentile, calibration.converge)
+
+    def look(observation: Observation) -> bool:
+        look_at(drift, [observation])
+        return convergence.look(observation)
+
     with closing(iter(batches)) as stream:
-        observation, is_still = observe_until(observer, stream, convergence, report)
+        observation, is_still = observe_until(observer, stream, look, report)
     facts = {
         "converged": is_still,
         "fraction": calibration.converge,

@@ -1,10 +1,10 @@
-"""How far thresholds still moved as the images became more: told of every calibration on the mergeable grid."""
+"""How far thresholds still moved as the images became more: told of every calibration that we count for."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from app.quant.convergence import Convergence
-from app.quant.observation import Observation
+from app.quant.observation import Observation, merge_observations
 
 #: These need no search, which would take longer than the counting of few images (and numba, which is 100 MB).
 METHODS = ("minmax", "percentile")
@@ -13,11 +13,22 @@ PERCENTILE = 99.99
 
 
 class Drift:
-    """Looks at an observation as it grows; each method is watched by itself."""
+    """Looks at an observation as it grows, beginning with that of known images; each method is watched by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Observation | None = None) -> None:
         self._watched = [Convergence([method], PERCENTILE, fraction=0.0) for method in METHODS]
         self._images = 0
+        self._known = known
+        look_at(self, [known] if known else [])
+
+    @property
+    def known_images(self) -> int:
+        """How many images were known at first."""
+        return self._known.images if self._known else 0
+
+    def look_at_added(self, observation: Observation) -> None:
+        """Look at the known images and those of observation."""
+        self.look(merge_observations(self._known, observation) if self._known else observation)
 
     def look(self, observation: Observation) -> None:
         """Note how far each method's amaxes moved since the last look, if any image came since: those left may be bad."""

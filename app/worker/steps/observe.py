@@ -8,22 +8,22 @@ from typing import Any
 from app.errors import CalibrationNonfinite, CalibrationProblem, DatasetTooSmall
 from app.inputs.batches import Batches
 from app.inputs.listing import spread_order
-from app.observers.observing import observe_all
+from app.observers.observing import Observer, observe_all
 from app.observers.prepared import read_prepared
 from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
 from app.spec import CalibrationSpec, JobSpec
 from app.worker.steps.drift import Drift, look_at
 from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
-from app.worker.steps.observer import Watch, open_observer
+from app.worker.steps.observer import open_observer
 
 Report = Callable[[dict[str, Any]], None]
 
 #: Of all skipped images so many are named.
 _MAX_LISTED = 100
 _MIXED_PARTS = (
-    "the model computes {tensor} of several images together, so observations of parts cannot be merged; leave "
-    "calibration.shards out"
+    "the model computes {tensor} of several images together, so observations of parts cannot be merged; set "
+    "calibration.shards to 1"
 )
 
 
@@ -35,27 +35,30 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     images, or None, "part": [number, parts] or None, "observer": "onnxruntime" or "tensorrt"}.
     Images that are known are not run again; their histograms are merged with the rest. Of a part of the
     images to run the histograms are written alone, for the step merge; nothing where all of it was skipped.
-    On the mergeable grid, where the order of the images changes nothing, they are run spread evenly, so that the first
-    half of them is like the other half: `drift` tells how far thresholds moved, see `Drift`; of known images to all.
+    `drift` tells how far thresholds moved with every doubling of the images, see `Drift`. On the mergeable grid, where
+    their order changes nothing, they are run spread evenly, so that the first half of them is like the other half.
     Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
     """
     began = time.monotonic()
     spec = JobSpec.model_validate(request["spec"])
     assert spec.calibration is not None
     every = calibration_files(request["dataset"]["listing"], spec.calibration)
-    known, mixed = request["known"], find_mixed(request)
+    known = request["known"]
     files = select_part(_in_order(added_files(every, known["listing"]) if known else every, spec.calibration), request["part"])
     tensors = request["prepared"]["tensors"]
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
     batches = open_batches(request, request["dataset"], Selection(files, len(every), _batch_size(request, spec.calibration)))
-    drift = Drift() if _is_spread(spec.calibration) and not request["part"] else None
-    observed, converge = _observe(request, batches, report, drift.look if drift and not known else None)
     earlier = read_observation(known["observation"]) if known and not request["part"] else None
+    drift = None if request["part"] else Drift(earlier)
+    observer = open_observer(request, batches.images, report, None if spec.calibration.converge else drift)
+    refuse_part(request, observer)
+    observed, converge = _observe(observer, batches, spec.calibration, report, drift)
+    refuse_part(request, observer)  # a GPU's pass is tried with its first batch
     parts = [part for part in (earlier, observed) if part is not None]
     if parts or not request["part"]:
         merged = merge_all(parts)
         Path(request["out"]).write_bytes(observation_to_bytes(merged))
-        look_at(drift, [earlier, merged] if earlier else [merged])
+        look_at(drift, [merged])
     return {
         "images": sum(part.images for part in parts),
         "known": earlier.images if earlier else 0,
@@ -64,7 +67,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "allowed_bad": batches.allowed_bad,
         "converge": converge,
         "drift": drift.facts(known.get("drift") if known else None) if drift else None,
-        "mixed": mixed,
+        "mixed": list(observer.mixed),
         "tensors": len(tensors),
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -75,15 +78,13 @@ def read_observation(path: str) -> Observation:
     return observation_from_bytes(Path(path).read_bytes())
 
 
-def find_mixed(request: dict[str, Any]) -> list[str]:
-    """Return the tensors in which images that the model takes at once depend on one another, as far as is known.
+def refuse_part(request: dict[str, Any], observer: Observer) -> None:
+    """Raise CalibrationProblem for a part of the images where those that the model takes at once depend on one another.
 
-    Then a part of the images is observed otherwise than within all of them. Raises CalibrationProblem for a part.
+    Then a part is observed otherwise than within all of them.
     """
-    mixed = read_prepared(Path(request["prepared"]["folder"])).mixed if request["observer"] == "onnxruntime" else ()
-    if mixed and request["part"]:
-        raise CalibrationProblem(reason=_MIXED_PARTS.format(tensor=mixed[0]))
-    return list(mixed)
+    if observer.mixed and request["part"]:
+        raise CalibrationProblem(reason=_MIXED_PARTS.format(tensor=observer.mixed[0]))
 
 
 def _is_spread(calibration: CalibrationSpec) -> bool:
@@ -128,15 +129,13 @@ def _batch_size(request: dict[str, Any], calibration: CalibrationSpec) -> int | 
 
 
 def _observe(
-    request: dict[str, Any], batches: Batches, report: Report, watch: Watch | None
+    observer: Observer, batches: Batches, calibration: CalibrationSpec, report: Report, drift: Drift | None
 ) -> tuple[Observation | None, dict[str, Any] | None]:
-    calibration = CalibrationSpec.model_validate(request["spec"]["calibration"])
-    observer = open_observer(request, batches.images, report, watch)
     try:
         if calibration.converge is not None:
             from app.worker.steps.converge import observe_converging  # searches thresholds, which loads numba
 
-            return observe_converging(observer, batches, calibration, report)
+            return observe_converging(observer, batches, calibration, report, drift)
         return observe_all(observer, batches, report), None
     except CalibrationNonfinite as problem:
         raise _named(problem, batches) from problem

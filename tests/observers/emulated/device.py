@@ -4,7 +4,7 @@ import ctypes
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 
 from app.observers import gpu_regions
 from app.observers.forward import Batch
-from app.observers.gpu_regions import ITEM_VALUES, SIGNATURES, Fetched
+from app.observers.gpu_regions import ITEM_VALUES, SIGNATURES, Fetched, Placed
 
 HERE = Path(__file__).parent
 _THREADS = 8
@@ -108,6 +108,18 @@ class HostForward:
         given[images:] = given[images - 1]
         for memory, values in zip(self._tensors, self.compute(given), strict=True):
             memory.bytes[:] = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
+
+    def read(self, tensor: int, shape: tuple[int, ...]) -> np.ndarray:
+        """See `app.observers.gpu_streams.Forward`."""
+        return self._tensors[tensor].bytes.view(np.float32)[: int(np.prod(shape))].reshape(shape).copy()
+
+    def write(self, tensor: int, values: np.ndarray) -> None:
+        """See `app.observers.gpu_streams.Forward`."""
+        self._tensors[tensor].bytes.view(np.float32)[: values.size] = values.ravel()
+
+    def place(self, placed: Placed) -> None:
+        """Note where the images lie in the tensors."""
+        self.slots = [replace(slot, placed=placed) for slot in self.slots]
 
     def release(self, slot: int) -> None:
         """See `app.observers.gpu_streams.Forward`."""
