@@ -155,8 +155,8 @@ class QuantizeSpec(Frozen):
     `asymmetric` gives activations zero points, so that all steps are spent on values that occur; for ONNX Runtime alone.
     `bias_correction` takes the error to expect of every INT8 output channel out of its bias; `weight_rounding` gptq
     rounds each weight to make up for the rounding of those before it. Both look at calibration images.
-    `format` is what Q/DQ pairs have between them: int8, or fp8 (E4M3) for GPUs from compute capability 8.9 on; an engine of
-    precision fp8 has it by itself. It takes none of the options that are made for INT8's steps.
+    `format` is what Q/DQ pairs have between them: int8, or fp8 (E4M3) for GPUs from compute capability 8.9 on, for Gemm and
+    MatMul alone; an engine of precision fp8 has it by itself. It takes none of the options that are made for INT8's steps.
     `exclude` lists what stays float; `auto`, alone or in the list, adds the fewest multiply-adds that make the gate hold
     (`judge.gate`; without one an agreement of 0.98, or an SQNR of 30 dB for a model without classes), at most the share
     `max_excluded` (default: any for a gate, 0.05 without one). A node that is really called auto is `[a]uto`.

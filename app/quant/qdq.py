@@ -12,7 +12,7 @@ from app.errors import QuantizeProblem, TableIncomplete, TableScaleInvalid, Unsu
 from app.quant.center import center_activations
 from app.quant.channels import report_channels
 from app.quant.equalize import equalize_model
-from app.quant.float8 import float8_from_int8
+from app.quant.float8 import float8_from_int8, why_not_float8
 from app.quant.float16 import float16_from_model
 from app.quant.graph import arrange_for_placement, find_activations, prepare_model
 from app.quant.nodes import Namer, replace_nodes
@@ -59,23 +59,26 @@ def quantize_model(
     `scales` holds float32 scales by tensor name; more than needed do no harm. Nodes that read one of the `dead`
     tensors (zero on every image, so without a scale) stay float. With `equalize` the scales are those of the equalized
     model. With `asymmetric` activations have zero points, from the `extremes` that were observed of a tensor where they are
-    known. `tune` is needed where the spec asks for bias correction or weight rounding. With `format` fp8 the pairs are as for
-    int8, the numbers between them E4M3. The same input gives the same bytes.
+    known. `tune` is needed where the spec asks for bias correction or weight rounding. With `format` fp8 matrix
+    products alone have pairs, with E4M3 between them. The same input gives the same bytes.
 
     Raises SpecProblem (unknown exclude), UnsupportedOption, TableIncomplete, TableScaleInvalid, QuantizeProblem
     (nothing to quantize, unusable weights) and what `prepare_model` raises.
     """
     _check_options(spec, is_tuned=tune is not None)
     prepared = prepare_model(model)
-    arrange_for_placement(prepared, spec.placement)
+    if spec.format == "int8":
+        arrange_for_placement(prepared, spec.placement)
     equalized = equalize_model(prepared) if spec.equalize else []
     excluded = find_excluded(spec.exclude, model.graph, prepared.graph)
     types = infer_types(prepared)
     float_nodes = _float_nodes(prepared, set(dead), set(find_activations(model)))
     float_nodes |= {output: f"excluded by {entry}" for output, entry in excluded.items()}
+    if spec.format == "fp8":
+        float_nodes |= {node.output[0]: why for node in prepared.graph.node if (why := why_not_float8(node))}
     plan = plan_placement(prepared, types, spec.placement, float_nodes)
     if not plan.reads:
-        raise QuantizeProblem(reason=f"nothing in it can become INT8 ({_why_nothing(plan)})")
+        raise QuantizeProblem(reason=f"nothing in it can become {spec.format.upper()} ({_why_nothing(plan)})")
     chosen = _choose_scales(plan, scales)
     report = report_placement(prepared, types, plan, spec)
     report |= {"channels": report_channels(prepared.graph, plan), "equalized": equalized}

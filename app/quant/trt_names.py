@@ -26,6 +26,7 @@ _LAYER_WEIGHTS = frozenset(
     RNN Slice Upsample
     """.split()
 )
+_MOVING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _ZERO_AMAX = 127.0
 _LAYER_OUTPUT = re.compile(r"(.+)_output(?:_[0-9]{1,9})?")
 _NUMBER = re.compile(r"_[0-9]{1,9}$")
@@ -50,14 +51,19 @@ def is_inside(name: str, nodes: Collection[str]) -> bool:
 def constant_amax(graph: onnx.GraphProto, method: str) -> dict[str, float]:
     """Return amax of the constants that TensorRT takes for tensors, under its names, in the graph's order.
 
-    Its calibrators treat them like activations, on its own grid: with method entropy they get the same bin. By every
-    other method the largest magnitude is kept.
+    What only moves the values of one, such as a Reshape, is a tensor under its own name. TensorRT's calibrators treat them
+    like activations, on its own grid: with method entropy they get the same bin. By every other method the largest magnitude
+    is kept.
     """
     found: dict[str, float] = {}
     for name, tensor in _operands(graph):
         value = numpy_helper.to_array(tensor)
         if np.isfinite(value).all():
             found[f"{name}_output"] = measure_constant(value.astype(np.float32), method)
+    for node in graph.node:
+        if op_of(node) in _MOVING:
+            amax = found.get(f"{node.input[0]}_output", found.get(node.input[0]))
+            found |= {node.output[0]: amax} if amax is not None else {}
     return found
 
 
@@ -84,13 +90,21 @@ def measure_constant(value: np.ndarray, method: str) -> float:
 
 def product_bounds(graph: onnx.GraphProto, amax: dict[str, float]) -> dict[str, float]:
     """Return a bound of each product inside a Gemm with a constant bias: |x w| <= |output| + |bias|."""
+    known = [(name, node, bias) for name, node, bias in _products(graph) if node.output[0] in amax]
+    return {name: amax[node.output[0]] + float(np.abs(bias).max(initial=0.0)) for name, node, bias in known}
+
+
+def find_products(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the products inside a Gemm with a constant bias."""
+    return [name for name, _, _ in _products(graph)]
+
+
+def _products(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.NodeProto, np.ndarray]]:
     index = index_graph(graph)
-    found: dict[str, float] = {}
     for node in graph.node:
         bias = index.array(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
-        if bias is not None and node.name and node.output[0] in amax:
-            found[f"{node.name}_output"] = amax[node.output[0]] + float(np.abs(bias).max(initial=0.0))
-    return found
+        if bias is not None and node.name:
+            yield f"{node.name}_output", node, bias
 
 
 def _operands(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:

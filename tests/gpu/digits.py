@@ -36,8 +36,8 @@ def calibration_batches() -> tuple[np.ndarray, ...]:
 def build_digits(folder: Path, precision: Precision = "int8", **options: Any) -> tuple[BuildRequest, BuildResult, list[str]]:
     """Build the digits CNN at the quickest level; int8 is explicit with TensorRT's min-max scales unless a cache is given."""
     is_explicit = precision in ("int8", "fp8") and "cache" not in options
-    chosen = {"float_type": options.get("float_type", "fp32"), "placement": options.pop("placement", "default")}
-    spec = QuantizeSpec.model_validate(chosen | ({"format": "fp8"} if precision == "fp8" else {}))
+    chosen = {"float_type": options.get("float_type", "fp32"), "format": "fp8" if precision == "fp8" else "int8"}
+    spec = QuantizeSpec.model_validate(chosen)
     model = quantize_model(digits_model(), parse_oracle("minmax"), spec).model if is_explicit else digits_model()
     path = folder / "model.onnx"
     path.write_bytes(model_to_bytes(model if is_explicit or "cache" in options else prepare_model(model)))

@@ -1,5 +1,6 @@
 """The cache text that an implicit build is given."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from app.engines.network_tensors import parser_name
 from app.quant.graph import find_activations
 from app.quant.table import Table, table_from_scales, table_to_text
 from app.quant.trt_cache import parse_trt_cache
-from app.quant.trt_names import INTERNAL_PREFIXES, constant_amax
+from app.quant.trt_names import INTERNAL_PREFIXES, constant_amax, find_constant_names
 from app.worker.steps.build import write_cache
 from app.worker.steps.export_cache import export_cache
 from tests.observers.oracles import ORACLES, Method, Oracle
@@ -66,7 +67,16 @@ def test_constants_that_are_nodes_are_known_without_a_parser(tmp_path: Path, nam
     model = onnx.load(oracle.save(tmp_path))
     theirs = parse_trt_cache(oracle.cache("entropy2")).scales
     ours = constant_amax(model.graph, "entropy")
-    constants = {f"{node.output[0]}_output" for node in model.graph.node if node.op_type == "Constant"}
-    assert ours.keys() == constants & theirs.keys()
+    fixed = find_constant_names(model.graph)
+    assert ours.keys() == {name for name in theirs if name in fixed}
     for tensor, amax in ours.items():
         assert amax / 127 == pytest.approx(float(theirs[tensor]), rel=2e-6), tensor
+
+
+def test_a_product_without_a_range_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # as where it is not installed
+    table = tmp_path / "table"
+    table.write_text(table_to_text(table_from_scales({"input": 0.01})), encoding="utf-8")
+    told = export_cache({"model": str(MODEL), "table": str(table), "kept": {}, "listed": []}, lambda _event: None)
+    assert told["names_from"] == "rule"
+    assert {"/10/Gemm_output", "output"} <= set(told["missing"])
