@@ -21,6 +21,7 @@ from app.quant.histogram import (
     empty_side,
     empty_tensorrt,
     fold_tensorrt,
+    is_range_anew,
     merge_mergeable,
     width_from_absmax,
 )
@@ -155,10 +156,14 @@ class TensorrtCollector:
             raise_nonfinite(self._parts, bad, seen)
         self._add_extremes(part.extremes)
 
-    def set_first_ranges(self) -> None:
-        """Give every region without a range that of the values measured so far."""
-        for region in np.flatnonzero(self._widths == 0):
-            self._widths[region] = width_from_absmax(absmax_from_extremes(self._extremes[region]))
+    def set_ranges(self) -> None:
+        """Give every region without a range, or far beyond it, that of the values measured so far."""
+        for region, done in enumerate(self._done):
+            absmax, width = absmax_from_extremes(self._extremes[region]), float(self._widths[region])
+            if is_range_anew(absmax, width):
+                self._done[region] = fold_tensorrt(done, absmax, width)
+            if not width or is_range_anew(absmax, width):
+                self._widths[region] = width_from_absmax(absmax)
 
     def start_part(self) -> TensorrtPart:
         """Return empty counts for a thread's share of the next batch."""
@@ -166,11 +171,12 @@ class TensorrtCollector:
         return TensorrtPart(fresh_extremes(self._parts), counts, self._widths.copy())
 
     def count(self, counter: Counter, part: TensorrtPart, seen: Seen) -> bool:
-        """Count a part of a pass; False where a region needs its first range before. Raises CalibrationNonfinite."""
+        """Count a part of a pass; False where a region needs another range before. Raises CalibrationNonfinite."""
         bad = counter.count_tensorrt(seen.regions, part.state, seen.first)
         if bad >= 0:
             raise_nonfinite(self._parts, bad, seen)
-        return bad != NEEDS_RANGE
+        pairs = zip(part.widths.tolist(), self._widths.tolist(), strict=True)
+        return bad != NEEDS_RANGE and not any(is_range_anew(own * SEARCH_BINS, width) for own, width in pairs)
 
     def _add_extremes(self, extremes: npt.NDArray[np.int64]) -> None:
         with self._lock:

@@ -215,6 +215,8 @@ extern "C" __global__ void widen_tensorrt(const Extremes* extremes, float* width
         width *= 2.0f;
         shift += 1;
     }
+    // See app.quant.histogram.is_range_anew: what was counted before is in the first bin then.
+    if (before != 0.0f && shift > 11) width = absmax / SEARCH_BINS;
     // Bin 2048 holds the values of exactly the range: half of the doubled one.
     if (shift) fold(counts + (u64)blockIdx.x * (SEARCH_BINS + 1), SEARCH_BINS + 1, shift < 12 ? shift : 12);
     if (!threadIdx.x) widths[blockIdx.x] = width;

@@ -198,7 +198,7 @@ class TensorrtStream:
 
     def _measure(self, batch: Batch) -> None:
         self._deal(batch, [self._collector.measure] * len(self._lanes))
-        self._collector.set_first_ranges()
+        self._collector.set_ranges()
 
     def _count(self, batch: Batch) -> bool:
         shares = [self._collector.start_part() for _ in self._lanes]

@@ -14,6 +14,8 @@ import numpy.typing as npt
 SIDE_BINS = 8192
 #: Bins of a TensorRT histogram, and of what the KL search gets from either grid.
 SEARCH_BINS = 2048
+#: TensorRT's grid doubles a range so often for one batch.
+_MOST_DOUBLINGS = 11
 #: Below this bin width float32 cannot hold the reciprocal; smaller magnitudes share the first bins.
 MIN_EXPONENT = -126
 MAX_EXPONENT = 128 - 13
@@ -73,7 +75,9 @@ class TensorrtHistogram:
     """Counts of |x| as TensorRT's calibrators keep them: int64[2048], bin width = range / 2048.
 
     The range is the absmax of the first batch that holds a value other than zero, doubled whenever a batch does not
-    fit. The width is float32, exactly; it is 0 as long as only zeros were seen.
+    fit; where more than 11 doublings were needed, so that all values before fall into the first bin, it is the absmax of
+    that batch. (TensorRT 10.6 doubles for 729 times the range and no more for 2187 times; where between, was not seen.) The
+    width is float32, exactly; it is 0 as long as only zeros were seen.
     """
 
     count: int
@@ -215,9 +219,18 @@ def width_from_absmax(absmax: float) -> float:
     return max(absmax / SEARCH_BINS, float(np.finfo(np.float32).tiny)) if absmax else 0.0
 
 
+def is_range_anew(absmax: float, width: float) -> bool:
+    """Return whether a batch of that absmax is too far beyond the range of 2048 * width for doubling it."""
+    return 0 < width * SEARCH_BINS * 2.0**_MOST_DOUBLINGS < absmax
+
+
 def fold_tensorrt(histogram: TensorrtHistogram, absmax: float, width: float) -> TensorrtHistogram:
-    """Return histogram with width doubled until absmax fits: absmax <= 2048 * width."""
+    """Return histogram with width doubled until absmax fits: absmax <= 2048 * width; or of a range set anew."""
     counts = histogram.counts
+    if is_range_anew(absmax, width):
+        first = np.zeros_like(counts)
+        first[0] = counts.sum()
+        return replace(histogram, width=width_from_absmax(absmax), counts=first)
     while absmax > width * SEARCH_BINS:
         counts = np.concatenate((counts.reshape(-1, 2).sum(axis=1), np.zeros(SEARCH_BINS // 2, np.int64)))
         width *= 2

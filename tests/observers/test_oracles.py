@@ -22,7 +22,7 @@ from tests.quant.test_entropy import divergence
 
 #: Scales agree to this; the largest magnitudes of one tensor of EfficientNet-Lite0 do to 3e-6, and ONNX Runtime with and
 #: without its optimizations disagrees by 1.6e-6 there.
-CLOSE, DEEP = 2e-6, 4e-6
+CLOSE, DEEP, ROUNDED = 2e-6, 4e-6, 2e-5
 #: A threshold whose divergence is larger by no more than this fraction is as good as the best.
 TIE = 1e-3
 MOST_TIES = 2
@@ -59,7 +59,11 @@ def check_entropy(case: Case) -> None:
     table = table_from_observation(case.observation, "entropy")
     ours = scales_from_table(table)
     assert theirs.keys() == ours.keys() == set(case.tensors) - set(table.dead)
-    others = {name for name in theirs.keys() - case.oracle.unlike if ours[name] != pytest.approx(theirs[name], rel=CLOSE)}
+    others = {
+        name
+        for name in theirs
+        if ours[name] != pytest.approx(theirs[name], rel=ROUNDED if name in case.oracle.rounded else CLOSE)
+    }
     for name in others:
         excess = excess_of(case.observation.histograms[name], float(theirs[name]))
         assert excess <= TIE, (name, excess)
@@ -80,7 +84,11 @@ def check_minmax(case: Case) -> None:
     theirs = case.oracle.scales("minmax", case.tensors)
     ours = scales_from_table(table_from_observation(case.observation, "minmax"))
     assert theirs.keys() == ours.keys()
-    others = {name for name in theirs.keys() - case.oracle.unlike if ours[name] != pytest.approx(theirs[name], rel=CLOSE)}
+    others = {
+        name
+        for name in theirs
+        if ours[name] != pytest.approx(theirs[name], rel=ROUNDED if name in case.oracle.rounded else CLOSE)
+    }
     assert len(others) <= 1
     for name in others:
         assert ours[name] == pytest.approx(theirs[name], rel=DEEP), name
