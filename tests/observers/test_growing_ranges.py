@@ -26,7 +26,7 @@ def save_net(path: Path) -> list[str]:
     operands = [("Mul", f"first{place}", factor) for place, factor in enumerate(FACTORS)]
     operands += [("Pow", f"pow{power}", power) for power in POWERS]
     nodes = [helper.make_node(op, ["input", f"{output}_operand"], [output]) for op, output, _ in operands]
-    values = [numpy_helper.from_array(np.float32(value).reshape(()), f"{output}_operand") for _, output, value in operands]
+    values = [numpy_helper.from_array(np.array(value, np.float32), f"{output}_operand") for _, output, value in operands]
     names = [output for _, output, _ in operands]
     given = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 24, 24])
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 24, 24]) for name in names]
