@@ -22,7 +22,7 @@ from app.api.staging import staging_folder
 from app.api.tables import QuantizeQuery, quantize_spec
 from app.blobs.store import sha256_of
 from app.db.rows import JobRow, TableRow
-from app.errors import PayloadTooLarge, SpecProblem
+from app.errors import PayloadTooLarge, SpecProblem, UnsupportedOption
 from app.jobs.resolve import JobRows
 from app.jobs.submit import check, submit
 from app.quant.foreign import MAX_TABLE_BYTES
@@ -57,7 +57,11 @@ async def post_migrate(request: Request, context: InContext, wanted: Annotated[M
     settings = context.service.settings
     comparing_spec(quantize_spec(wanted, equalize=False), _comparing(wanted))  # told before a large model has come
     async with staging_folder(settings) as folder:
-        read = await _read(context, await stage_form(request, settings, folder, _FIELDS), wanted)
+        form = await stage_form(request, settings, folder, _FIELDS)
+        if "images" in form.files and wanted.format != "int8":
+            reason = "it is compared by ONNX Runtime's INT8 engine; leave images out, and judge the engine that you build"
+            raise UnsupportedOption(option=f"format {wanted.format} with images", reason=reason)
+        read = await _read(context, form, wanted)
         asked = await asyncio.to_thread(_asked, read, wanted)
         compared = await _read_images(context, read, asked, wanted)
         known = await asyncio.to_thread(find_quantized, context, asked.key)

@@ -73,7 +73,10 @@ def _parse(parser: Any, path: Path) -> bool:
         for axis, size in enumerate(value.type.tensor_type.shape.dim):
             if size.dim_param:
                 size.dim_param = f"{value.name}_{axis}"
-    return parser.parse(model.SerializeToString(), str(path)) if alike else parser.parse_from_file(str(path))
+    if alike:
+        return parser.parse(model.SerializeToString(), str(path))
+    del model, alike  # TensorRT has a copy of its own
+    return parser.parse_from_file(str(path))
 
 
 def _has_repeated_names(value: onnx.ValueInfoProto) -> bool:

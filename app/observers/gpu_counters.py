@@ -131,7 +131,7 @@ class MergeableCounters:
 
 
 class TensorrtCounters:
-    """TensorRT's histograms: a batch's passes between `measure` of what has no range yet and `end_batch`."""
+    """TensorRT's histograms: of a batch of several passes all are measured before the first is counted."""
 
     def __init__(self, device: Device, regions: Regions) -> None:
         self._device = device
@@ -145,7 +145,7 @@ class TensorrtCounters:
         self.measures.add(work, first_image)
 
     def count(self, work: Work, first_image: int) -> None:
-        """Count a pass; what is measured by then gives a region its first range."""
+        """Count a pass; what is measured by then gives a region its range."""
         self.measures.add(work, first_image)
         counted = (self._widths.pointer, self._counts.pointer)
         self._device.launch("widen_tensorrt", self._regions, self.measures.extremes.pointer, *counted)
@@ -155,10 +155,6 @@ class TensorrtCounters:
     def end_batch(self) -> None:
         """Close the batch: values of exactly the range are in the last bin."""
         self._device.launch("end_batch", self._regions, self._counts.pointer)
-
-    def has_all_ranges(self) -> bool:
-        """Whether every region has seen a value other than zero."""
-        return bool(self._read_widths().all())
 
     def histograms(self) -> list[TensorrtHistogram]:
         """Return the histograms by region of all whole batches."""

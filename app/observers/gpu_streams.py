@@ -152,24 +152,20 @@ class MergeableGpuStream:
 
 
 class TensorrtGpuStream:
-    """One batch after the other; one that takes several passes is run twice until every region has its range."""
+    """One batch after the other; one that takes several passes is run twice, for its range is that of the whole batch."""
 
     def __init__(self, forward: Forward, regions: Regions, device: Device, watch: Watch) -> None:
         self._counters = TensorrtCounters(device, regions)
         self._passes = _Passes(forward, PassTables(device, regions, forward.slots), self._counters.measures)
         self._tell, self._looks = watch.tell, Looks(watch)
-        self._has_ranges = False
         self.images = 0
 
     def add(self, batch: Batch) -> None:
         """Count batch; see Stream."""
-        is_split = len(batch) > self._passes.images_a_pass
-        if is_split and not self._has_ranges:
+        if len(batch) > self._passes.images_a_pass:
             self._run(batch, self._counters.measure)
         self._run(batch, self._counters.count)
         self._counters.end_batch()
-        if is_split and not self._has_ranges:
-            self._has_ranges = self._counters.has_all_ranges()
         self.images += len(batch)
         if self._looks.take(self.images):
             self._tell(self.images, self.finish())

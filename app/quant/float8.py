@@ -7,6 +7,7 @@ Formats for Deep Learning (2022); ONNX's FLOAT8E4M3FN.
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +23,8 @@ from app.spec import FloatType
 #: The largest numbers that int8 and E4M3 hold.
 _INT8, _E4M3 = 127, 448
 _TYPE = ml_dtypes.float8_e4m3fn
+
+_Scale = TypeVar("_Scale", np.float32, np.ndarray)
 
 
 def why_not_float8(node: onnx.NodeProto) -> str | None:
@@ -71,11 +74,15 @@ def _weight(node: onnx.NodeProto, weight: np.ndarray, float_type: FloatType) -> 
     return {node.input[0]: values, node.input[1]: scale, node.input[2]: np.zeros((), _TYPE)}
 
 
+def scale_of_float8(scale: _Scale) -> _Scale:
+    """Return the float32 scale, or scales, of fp8 for the range that an int8 scale has."""
+    return (scale.astype(np.float64) * _INT8 / _E4M3).astype(np.float32)
+
+
 def _parameters(node: onnx.NodeProto, index: Index, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return scale and zero point of a node by their names, but for those that are known already."""
     scale, zero_point = (index.array(name) for name in node.input[1:3])
     assert scale is not None
     assert zero_point is not None
-    scaled = (scale.astype(np.float64) * _INT8 / _E4M3).astype(np.float32)
-    arrays = {node.input[1]: scaled, node.input[2]: np.zeros(zero_point.shape, _TYPE)}
+    arrays = {node.input[1]: scale_of_float8(scale), node.input[2]: np.zeros(zero_point.shape, _TYPE)}
     return {name: value for name, value in arrays.items() if name not in known}

@@ -1,4 +1,4 @@
-"""Classification heads as 1x1 convolutions: a Gemm behind a picture that was pooled to one position computes the same.
+"""Classification heads as 1x1 convolutions: the last Gemm, behind a picture that was pooled to one position, computes the same.
 
 TensorRT's convolutions read INT8 straight from the pooling before them. A Gemm it hands to another compiler, behind the
 pooling in fp16 and a kernel that quantizes: two or three more kernels of the few that a small net has.
@@ -16,6 +16,8 @@ from app.quant.tensor_types import TensorType, infer_types
 
 _FLATTENING = frozenset({"Flatten", "Reshape", "Squeeze"})
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
+#: What stands behind the last layer. Further layers are products again, in whose compiler TensorRT keeps what lies between.
+_DECISIONS = frozenset({"ArgMax", "LogSoftmax", "Shape", "Sigmoid", "Softmax", "TopK"})
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class _Head:
 def convolve_heads(model: onnx.ModelProto) -> None:
     """Make a Conv and a Flatten of every Gemm or MatMul that alone reads a flattened [N, channels, 1, 1], in place.
 
-    Its weights are constant; so is its bias, of the Gemm or in an Add behind the MatMul. The Conv has the node's name and
-    writes a tensor of its own; the Flatten writes what the Gemm or Add wrote.
+    Nothing but a Softmax or the like comes behind it. Its weights are constant; so is its bias, of the Gemm or in an Add
+    behind the MatMul. The Conv has the node's name and writes a tensor of its own; the Flatten writes what the Gemm or Add
+    wrote.
     """
     graph = model.graph
     index, types, namer = index_graph(graph), infer_types(model), Namer(graph)
@@ -69,7 +72,12 @@ def _find_head(node: onnx.NodeProto, index: Index, types: dict[str, TensorType])
         if value is None:
             return None
         arrays[bias] = value
-    return _Head(flatten.input[0], arrays, last)
+    return _Head(flatten.input[0], arrays, last) if _is_last(last.output[0], index) else None
+
+
+def _is_last(result: str, index: Index) -> bool:
+    readers = index.consumers.get(result, [])
+    return all(op_of(r) in _DECISIONS or (op_of(r) in _FLATTENING and _is_last(r.output[0], index)) for r in readers)
 
 
 def _added(product: onnx.NodeProto, index: Index) -> tuple[onnx.NodeProto, str] | None:

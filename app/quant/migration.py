@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from app.quant.float8 import scale_of_float8
 from app.quant.nodes import Index, get_attribute, index_graph
 from app.quant.zero_points import Steps
 
@@ -51,12 +52,20 @@ def report_migration(model: onnx.ModelProto, cache: Cache) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class _Stored:
+    """How a pair is stored: the type of its scale, and whether int8 lies between, else fp8."""
+
+    scale_type: np.dtype
+    is_int8: bool
+
+
+@dataclass(frozen=True)
 class _Scene:
     nodes: list[onnx.NodeProto]
     index: Index
-    #: Steps of each activation with a pair, and in what its scale is stored.
+    #: Steps of each activation with a pair, and how they are stored.
     pairs: dict[str, Steps]
-    scale_types: dict[str, np.dtype]
+    stored: dict[str, _Stored]
     #: Nodes that read INT8, and those that are computed inside of one, by first output.
     int8: dict[str, onnx.NodeProto]
     fused: dict[str, onnx.NodeProto]
@@ -72,7 +81,7 @@ def _read(model: onnx.ModelProto) -> _Scene:
         )
         if scale is not None and zero_point is not None:
             pairs[node.input[0]] = Steps(np.float32(scale.reshape(())), int(zero_point.reshape(())))
-            types[node.input[0]] = scale.dtype
+            types[node.input[0]] = _Stored(scale.dtype, np.issubdtype(zero_point.dtype, np.integer))
     int8 = {node.output[0]: node for node in nodes if any(_is_dequantized(name, index) for name in node.input)}
     return _Scene(nodes, index, pairs, types, int8, _find_fused(nodes, index, int8))
 
@@ -99,7 +108,7 @@ def _is_inside(name: str, node: onnx.NodeProto, index: Index) -> bool:
 
 
 def _tensors(scene: _Scene, cache: Cache) -> dict[str, Any]:
-    cached = {name: _cached(amax, scene.scale_types.get(name)) for name, amax in cache.amax.items()}
+    cached = {name: _cached(amax, scene.stored.get(name)) for name, amax in cache.amax.items()}
     changed = {name: steps for name, steps in scene.pairs.items() if name in cached and steps != cached[name]}
     return {
         "cache": len(cached),
@@ -111,9 +120,13 @@ def _tensors(scene: _Scene, cache: Cache) -> dict[str, Any]:
     }
 
 
-def _cached(amax: float, scale_type: np.dtype | None) -> Steps:
+def _cached(amax: float, stored: _Stored | None) -> Steps:
+    # That fp8 counts other steps, and fp16 rounds them, is no change.
     scale = np.float32(amax / 127)
-    return Steps(scale if scale_type is None else np.float32(scale.astype(scale_type)))  # fp16 rounds it, which is no change
+    if stored is not None:
+        scale = scale if stored.is_int8 else scale_of_float8(scale)
+        scale = np.float32(scale.astype(stored.scale_type))
+    return Steps(scale)
 
 
 def _changed(name: str, cached: Steps, now: Steps) -> dict[str, Any]:

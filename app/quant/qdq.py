@@ -67,9 +67,9 @@ def quantize_model(
     """
     _check_options(spec, is_tuned=tune is not None)
     prepared = prepare_model(model)
+    equalized = equalize_model(prepared) if spec.equalize else []  # first: that model is the one that was observed
     if spec.format == "int8":
         arrange_for_placement(prepared, spec.placement)
-    equalized = equalize_model(prepared) if spec.equalize else []
     excluded = find_excluded(spec.exclude, model.graph, prepared.graph)
     types = infer_types(prepared)
     float_nodes = _float_nodes(prepared, set(dead), set(find_activations(model)))

@@ -79,7 +79,7 @@ def _why_float_convolution(node: onnx.NodeProto, scene: Scene, is_conservative: 
     group = get_int(node, "group", 1)
     channels = (dims[1] * group, dims[0]) if node.op_type == "Conv" else (dims[0], dims[1] * group)
     is_first = node.input[0] in scene.first and not is_conservative
-    if min(channels) >= _LEAST_CHANNELS or is_first or _is_head(node, scene):
+    if min(channels) >= _LEAST_CHANNELS or is_first or (_is_head(node, scene) and not is_conservative):
         return None
     return f"{channels[0]} to {channels[1]} channels; INT8 pays from {_LEAST_CHANNELS} on"
 

@@ -64,6 +64,13 @@ def test_without_images_there_is_a_report_without_accuracy(http: httpx.Client) -
     assert "/3/Conv" in {row["node"] for row in report["kept_float"]}
 
 
+def test_fp8_has_no_engine_here_to_be_compared(http: httpx.Client) -> None:
+    answer = migrate(http, TEST_DIGITS.read_bytes(), format="fp8")
+    assert "images" in str(assert_problem(answer, 422, "unsupported-option")["detail"])
+    without = migrate(http, None, format="fp8")
+    assert told(http, report_place(without))["migration"]["tensors"]["changed"] == []
+
+
 def test_the_job_is_shown_while_it_runs(http: httpx.Client) -> None:
     place = report_place(migrate(http, TEST_DIGITS.read_bytes(), exclude="/3/Conv", placement="conservative"))
     early = http.get(place, params={"wait": 0} | dict(httpx.URL(place).params))

@@ -49,6 +49,11 @@ def test_a_cache_gets_zero_points_by_its_operators_or_from_images(http: httpx.Cl
     points = [zero_points(http.get(f"/v1/tables/{t['id']}/qdq?asymmetric=true").content) for t in (by_operators, known)]
     assert points[0] == points[1] | {"input": 0}  # that no pixel is below zero no operator says
     assert points[1]["input"] == -128
+    less = b"".join(
+        line for line in cache.splitlines(keepends=True) if b"/3/Conv_output_0" not in line and b"/5/Relu" not in line
+    )
+    partial = http.post("/v1/tables/import", params=options, content=less).json()
+    assert (partial["filled"], partial["missing"]) == (0, 1)  # extremes fill no gaps
     lacking = http.post("/v1/tables/import?model=digits&extremes=true", content=cache)
     assert "extremes=true" in str(assert_problem(lacking, 422, "invalid-spec")["detail"])
 

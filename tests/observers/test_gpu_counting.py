@@ -102,6 +102,18 @@ def test_tensorrt_counts_are_those_of_the_definition(device, input_only, batches
     assert counted == expected({"x": np.concatenate(batches)}, batches, "tensorrt")
 
 
+@pytest.mark.parametrize("images_a_pass", [1, 2])
+@pytest.mark.parametrize(
+    "largest", [(1, 1, 64, 9000), (1, 1, 2000, 3000), (1, 1, 3000, 5000), (1e-40, 1e-40, 0.1, 6.0), (0, 0, 1, 0), (1, 1, 3, 2)]
+)
+def test_the_range_of_a_batch_is_that_of_all_its_passes(device, input_only, largest, images_a_pass):
+    spread = np.linspace(0.1, 1, 5, dtype=np.float32).reshape(1, 1, 5)
+    images = np.stack([np.float32(value) * spread for value in largest])
+    batches = [images[:2], images[2:]]
+    counted = Counted(device, input_only, ["x"], "tensorrt", images_a_pass)(batches)
+    assert counted == expected({"x": images}, batches, "tensorrt")
+
+
 @pytest.mark.parametrize("grid", ["mergeable", "tensorrt"])
 @pytest.mark.parametrize("make", [np.abs, np.negative, lambda x: -np.abs(x), lambda x: np.maximum(x, 0), np.ones_like])
 def test_tensors_longer_than_a_work_item(device, tmp_path, make, grid):

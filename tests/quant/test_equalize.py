@@ -128,3 +128,18 @@ def test_a_quantized_model_tells_both() -> None:
         quantize_model(model, measured_scales(model, batch, find_needed_tensors(model)), QuantizeSpec()).report["equalized"]
         == []
     )
+
+
+@pytest.mark.parametrize("placement", ["default", "fused"])
+def test_a_head_behind_a_pooled_convolution_is_quantized_as_it_was_observed(placement: str) -> None:
+    net = Net(["N", 3, 8, 8])
+    net.node("GlobalAveragePool", [net.node("Relu", [net.conv("input", "c", 3, 32)], "r")], "pool")
+    net.node("Relu", [net.conv("pool", "embedding", 32, 32, 1)], "e")
+    gains = np.float32(10) ** np.random.default_rng(1).uniform(-1.5, 1.5, 32).astype(np.float32)
+    weight = net.random.normal(0, 0.2, (10, 32)).astype(np.float32) * gains
+    net.node("Gemm", [net.node("Flatten", ["e"], "flat"), net.constant("w", weight)], "output", transB=1)
+    model = net.model({"output": ["N", 10]})
+    observed, _ = equalized(model)
+    expected = run(model, images(model))["output"]
+    error = error_of(model, observed, QuantizeSpec.model_validate({"placement": placement, "equalize": True}))
+    assert error < 1e-3 * float(np.mean(expected**2))

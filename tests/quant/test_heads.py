@@ -80,8 +80,16 @@ def computed_bias(net: Net) -> None:
     )
 
 
+def further_layers(net: Net) -> None:
+    net.node("HardSwish", [net.node("Gemm", [flatten(net), net.weight("w", 16, 16)], "m")], "output")
+
+
+def softmax(net: Net) -> None:
+    net.node("Softmax", [net.node("Gemm", [flatten(net), net.weight("w", 16, CLASSES)], "m")], "output", axis=1)
+
+
 HEADS = [gemm, gemm_as_it_lies, gemm_of_a_row, gemm_without_bias, matmul_and_add, matmul_alone, scaled, scaled_bias]
-OTHERS = [read_twice, larger_picture, computed_bias]
+OTHERS = [further_layers, read_twice, larger_picture, computed_bias]
 
 
 def convolved(make: Callable[[Net], None], classes: int = CLASSES) -> tuple[onnx.ModelProto, onnx.ModelProto]:
@@ -110,8 +118,15 @@ def test_a_head_becomes_a_convolution_that_computes_the_same(make: Callable[[Net
 
 @pytest.mark.parametrize("make", OTHERS)
 def test_what_is_no_such_head_stays(make: Callable[[Net], None]) -> None:
-    before, after = convolved(make, CLASSES if make not in (read_twice, computed_bias) else 16)
+    before, after = convolved(make, CLASSES if make not in (further_layers, read_twice, computed_bias) else 16)
     assert after == before
+
+
+def test_a_softmax_may_stand_behind_it() -> None:
+    before, after = convolved(softmax)
+    assert ops(after) == ["Conv", "Relu", "GlobalAveragePool", "Conv", "Flatten", "Softmax"]
+    batch = images(before)
+    np.testing.assert_allclose(run(after, batch)["output"], run(before, batch)["output"], rtol=1e-5, atol=1e-6)
 
 
 def test_two_heads_share_pooling_and_weights() -> None:
@@ -160,3 +175,14 @@ def test_an_fp16_model_s_int8_head_writes_fp32_at_once() -> None:
         assert scale.dtype == np.float32
         np.testing.assert_array_equal(scale, scale.astype(np.float16))  # as the node that quantizes has it
     assert result.report["kept_fp32"] == []
+
+
+@pytest.mark.parametrize(("placement", "kept"), [("default", []), ("fused", []), ("conservative", ["output_node"])])
+def test_a_narrow_convolution_of_pooled_pictures_is_int8_unless_conservative(placement: str, kept: list[str]) -> None:
+    net = pooled()
+    net.conv("r", "wide", 16, 16)
+    net.conv(net.node("GlobalAveragePool", ["wide"], "again"), "output", 16, 4, 1, pads=[0, 0, 0, 0])
+    scales = dict.fromkeys(["input", "r", "wide", "again"], 0.05)
+    spec = QuantizeSpec.model_validate({"placement": placement})
+    result = quantize_model(net.model({"output": ["N", 4, 1, 1]}), scales, spec)
+    assert [row["node"] for row in result.report["kept_float"] if row["node"] == "output_node"] == kept

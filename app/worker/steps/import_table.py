@@ -33,8 +33,9 @@ def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
     model = onnx.load(request["model"])
     coverage = match_names(model, foreign.table.amax, foreign.zeros)
     measured = read_table(request["computed"]) if request["computed"] else None
-    coverage.dead = frozenset([*foreign.table.dead, *(measured.dead if measured else ())])
-    coverage.filled = _fill(request["fill"], model, coverage, measured)
+    filling = measured if request["fill"] == "minmax-from-dataset" else None
+    coverage.dead = frozenset([*foreign.table.dead, *(filling.dead if filling else ())])
+    coverage.filled = _fill(request["fill"], model, coverage, filling)
     if measured is not None or request["fill"] != "minmax-from-dataset":
         _check_zeros(coverage)
     table = _table_from_coverage(foreign, coverage)

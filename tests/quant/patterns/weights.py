@@ -96,7 +96,7 @@ def half_model(opset: int) -> onnx.ModelProto:
 PATTERNS = (
     Pattern(hidden_weights, (4, 5, 5), opsets=OPSETS),
     Pattern(weight_norm, (1, 2, 2), opsets=(9, 11, 13, 17)),
-    Pattern(shared_weights, (4, 4, 5), opsets=OPSETS),
+    Pattern(shared_weights, (4, 4, 6), opsets=OPSETS),
     Pattern(computed_weights, (1, 2, 2), floats=("dynamic",), opsets=OPSETS),
     Pattern(weight_as_output, (1, 2, 2), opsets=OPSETS),
     Pattern(old_inputs, (1, 2, 2), opsets=(9,)),
