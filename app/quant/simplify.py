@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from app.quant.nodes import Index, get_attribute, index_graph, op_of, replace_initializers, replace_nodes, set_attribute
+from app.quant.nodes import Index, get_attribute, index_graph, op_of, replace_nodes, set_attribute
 
 _PASSING = ("Identity", "Dropout")
 
@@ -103,5 +103,7 @@ def remove_unused(graph: onnx.GraphProto) -> None:
     used = [node for node in graph.node if needed & set(node.output)]
     if len(used) < len(graph.node):
         replace_nodes(graph, used)
-    if any(tensor.name not in needed for tensor in graph.initializer):
-        replace_initializers(graph, [tensor for tensor in graph.initializer if tensor.name in needed])
+    # One by one: to write those that stay anew would hold all weights twice.
+    for position in reversed(range(len(graph.initializer))):
+        if graph.initializer[position].name not in needed:
+            del graph.initializer[position]
