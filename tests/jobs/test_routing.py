@@ -50,6 +50,7 @@ def spec_of(engine: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
         (spec_of({"tensorrt_version": "1"}), None),
         (spec_of({"compute_capability": "8.9"}), None),
         (spec_of({"compute_capability": "8.9", "hardware_compatible": True}), "trt11.2-sm86"),
+        (spec_of({"compute_capability": "7.5", "hardware_compatible": True}), None),
         (spec_of({"compute_capability": "8.6", "quantization": "implicit"}), None),
         (spec_of({}, calibration={"method": "native-entropy"}), "trt10.6-sm90"),
         (spec_of({"backend": "onnxruntime"}), "cpu"),
@@ -60,6 +61,12 @@ def spec_of(engine: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
 )
 def test_the_queue_is_that_of_a_worker_that_can(spec: JobSpec, queue: str | None) -> None:
     assert find_job_queue(spec, FLEET) == queue
+
+
+def test_a_gpu_that_compatible_plans_do_not_run_on_builds_none() -> None:
+    turing = Fleet((worker_row("10.6.0", "7.5"),))
+    assert find_job_queue(spec_of({"hardware_compatible": True}), turing) is None
+    assert find_job_queue(spec_of({}), turing) == "trt10.6-sm75"
 
 
 def test_tensorrt_lets_int8_flow_and_computes_the_rest_in_fp16_unless_told() -> None:
