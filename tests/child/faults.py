@@ -21,6 +21,10 @@ def answer(request: dict[str, Any], report: Report) -> dict[str, Any]:
     return {"echo": request, "environment": sorted(os.environ)}
 
 
+def path(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    return {"path": sys.path}
+
+
 def problem(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
     raise ModelUnsupportedOp(node="n", op="Magic\n\x1b[31m", reason="it is none")
 

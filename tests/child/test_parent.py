@@ -100,3 +100,13 @@ def test_child_runs_functions_of_the_app_alone() -> None:
     for target in ("os:system", "tests.child.faults:answer", "application:x"):
         with pytest.raises(Problem):
             child_main.find_function(target)
+
+
+def test_packages_that_the_parent_finds_are_found_by_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["site", ""]))
+    (tmp_path / "work").mkdir()
+    path = call("path", folder=tmp_path / "work")["path"]
+    assert str(tmp_path / "site") in path
+    assert not {"", ".", "site", str(tmp_path / "work")} & set(path)  # a job's folder holds files that users name
