@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -47,6 +48,12 @@ def hang(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)
     return {}
+
+
+def hang_with_a_child(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    report({"log": str(own.pid)})
+    return hang(request, report) if request["hangs"] else {}
 
 
 def leave(_request: dict[str, Any], _report: Report) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import socket
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,21 @@ def test_hanging_child_is_ended() -> None:
     with pytest.raises(StepTimeout):
         call("hang", timeout_seconds=1.0)
     assert children() == before
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_what_a_child_started_ends_with_it(hangs: bool) -> None:
+    told: list[dict[str, Any]] = []
+    one = ChildCall("tests.child.faults:hang_with_a_child", {"hangs": hangs}, "test", 5.0)
+    with pytest.raises(StepTimeout) if hangs else nullcontext():
+        asyncio.run(run_child(one, told.append))
+    (own,) = (int(event["log"]) for event in told)
+    for _ in range(50):
+        if not psutil.pid_exists(own) or psutil.Process(own).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.1)
+    os.kill(own, signal.SIGKILL)
+    pytest.fail("it lives on")
 
 
 def test_what_watch_raises_ends_the_child() -> None:
