@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     #: A worker that was not heard of for so long is dead: its jobs go to another.
     dead_after_seconds: float = Field(default=45.0, gt=0)
+    #: A job that was queued when the last worker that could do it was lost waits so long for another; then it fails.
+    lost_worker_seconds: float = Field(default=900.0, gt=0)
     #: A job that ended its worker so often is not tried again.
     max_crashes: int = Field(default=3, ge=1)
     #: How long an upload may stand still.

@@ -111,7 +111,7 @@ def resolve_rows(spec: JobSpec, rows: JobRows, fleet: Fleet) -> tuple[ResolvedJo
     check_spec(spec, rows.model.facts["inputs"], rows.dataset.images if rows.dataset else None)
     queue = find_job_queue(spec, fleet)
     if queue is None and not spec.wait_for_worker_seconds and not fleet.is_starting:
-        raise WorkerUnavailable(capability=_capability(spec), live=sorted(fleet.queues) or "nothing")
+        raise WorkerUnavailable(capability=describe_need(spec), live=sorted(fleet.queues) or "nothing")
     queue = queue or _waiting_queue(spec)
     job = ResolvedJob(
         spec=spec, model=resolved_model(rows.model), dataset=_dataset(rows.dataset), judge_dataset=_dataset(rows.judge_dataset),
@@ -174,7 +174,8 @@ def _waiting_queue(spec: JobSpec) -> str:
     return FIXED_QUEUES.get(_made_on(spec).backend or "", ANY_TENSORRT_QUEUE)
 
 
-def _capability(spec: JobSpec) -> str:
+def describe_need(spec: JobSpec) -> str:
+    """Return what a worker must be able to do for this job, in words."""
     engine = _made_on(spec)
     capability = f" for compute capability {engine.compute_capability[0]}" if engine.compute_capability else ""
     version = f" {engine.tensorrt_version}" if engine.tensorrt_version else ""
