@@ -77,6 +77,15 @@ def out_of_gpu_memory(request: dict[str, Any], _report: Report) -> dict[str, Any
     return {"backend": "tensorrt"}
 
 
+def calibrate_in_little_memory(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Calibrate as TensorRT does, if the workspace is no larger than 1 GiB."""
+    if (request["spec"]["engine"]["workspace_bytes"] or 1 << 60) > 1 << 30:
+        raise GpuOom(reason="Cuda Runtime (out of memory)")
+    Path(request["out"]).write_text('{"amax": {}}', encoding="utf-8")
+    Path(request["cache"]).write_bytes(b"TRT-100600-EntropyCalibration2")
+    return {"tensors": 0, "dead": [], "images": 8, "left_out": 0, "skipped": []}
+
+
 def no_gpu_memory_at_all(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
     raise GpuOom(reason="Cuda Runtime (out of memory)")
 
