@@ -12,7 +12,7 @@ from app.quant.entropy import TIE_NATS, find_entropy_bins
 def plain_sum(counts, bins):
     """KL(P || Q) in nats of keeping that many bins, summed up in the order of the bins as TensorRT does."""
     kept = [place for place in range(bins) if counts[place]]
-    outliers = sum(counts[bins:])
+    total, outliers = sum(counts), sum(counts[bins:])
     if len(kept) < 2 or (outliers and kept[-1] != bins - 1):
         return math.inf
     levels = {}
@@ -24,7 +24,7 @@ def plain_sum(counts, bins):
         spread += mean
     divergence = 0.0
     for place, mean in zip(kept, means, strict=True):
-        p = (counts[place] + (outliers if place == bins - 1 else 0)) / sum(counts)
+        p = (counts[place] + (outliers if place == bins - 1 else 0)) / total
         divergence += p * math.log(p / (mean / spread))
     return divergence
 
