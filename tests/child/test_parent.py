@@ -44,7 +44,8 @@ def test_no_distribution_is_searched_for_plugins(tmp_path: Path) -> None:
     offered.mkdir()
     (offered / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
     (offered / "entry_points.txt").write_text("[pydantic]\noutside = plugin_from_outside:plugin\n")
-    (tmp_path / "plugin_from_outside.py").write_text("class plugin:\n    new_schema_validator = lambda *a: (None, None, None)\n")
+    code = "class plugin:\n    def new_schema_validator(*_):\n        return None, None, None\n"
+    (tmp_path / "plugin_from_outside.py").write_text(code)
     assert call("make_model", {"folder": str(tmp_path)}) == {"loaded": False}
 
 
