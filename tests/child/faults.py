@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from app.errors import GpuLost, GpuOom, ModelUnsupportedOp
 
 Report = Callable[[dict[str, Any]], None]
@@ -24,6 +26,13 @@ def answer(request: dict[str, Any], report: Report) -> dict[str, Any]:
 
 def path(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
     return {"path": sys.path}
+
+
+def make_model(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Make a class of pydantic's while a distribution in `folder` offers it a plugin; tell whether that was loaded."""
+    sys.path.insert(0, request["folder"])
+    pydantic.create_model("Model", x=(int, 1))
+    return {"loaded": "plugin_from_outside" in sys.modules}
 
 
 def problem(_request: dict[str, Any], _report: Report) -> dict[str, Any]:

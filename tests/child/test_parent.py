@@ -41,6 +41,16 @@ def test_answer_and_empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not {"ENGINESMITH_TOKENS", "AWS_SECRET_ACCESS_KEY"} & set(answer["environment"])
 
 
+def test_no_distribution_is_searched_for_plugins(tmp_path: Path) -> None:
+    offered = tmp_path / "outside-1.0.dist-info"
+    offered.mkdir()
+    (offered / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (offered / "entry_points.txt").write_text("[pydantic]\noutside = plugin_from_outside:plugin\n")
+    code = "class plugin:\n    def new_schema_validator(*_):\n        return None, None, None\n"
+    (tmp_path / "plugin_from_outside.py").write_text(code)
+    assert call("make_model", {"folder": str(tmp_path)}) == {"loaded": False}
+
+
 def test_problem_arrives_as_itself_and_printable() -> None:
     with pytest.raises(ModelUnsupportedOp) as caught:
         call("problem")
