@@ -34,14 +34,16 @@ class Subject:
     def batches(self, size: int, first: int = 0, count: int | None = None) -> Iterator[Batch]:
         """Yield float32[size, ...] of the images from first on, the last one maybe smaller; read, never mapped."""
         # A mapped file would count as memory of whoever reads it.
-        image_bytes = 4 * int(np.prod(self.shape))
-        stored = Path(self.images).stat().st_size // image_bytes
+        values = int(np.prod(self.shape))
+        stored = Path(self.images).stat().st_size // (4 * values)
         end = first + (self.count - first if count is None else count)
-        with Path(self.images).open("rb") as file:
+        with Path(self.images).open("rb", buffering=0) as file:
             for start in range(first, end, size):
-                numbers = [number % stored for number in range(start, min(start + size, end))]
-                yield np.stack([self._read(file, number * image_bytes) for number in numbers])
-
-    def _read(self, file: Any, offset: int) -> Batch:
-        file.seek(offset)
-        return np.fromfile(file, np.float32, int(np.prod(self.shape))).reshape(self.shape)
+                batch = np.empty((min(size, end - start), *self.shape), np.float32)
+                filled = 0
+                while filled < len(batch):
+                    place = (start + filled) % stored
+                    taken = batch[filled : filled + stored - place]
+                    file.seek(4 * values * place)
+                    filled += file.readinto(taken) // (4 * values)
+                yield batch

@@ -157,7 +157,8 @@ def _is_writable(folder: Path) -> bool:
 
 @cache
 def _key(module: str) -> str:
-    sources = [_source(name) for name in (module, "app.observers.layout", "app.native.build", "app.native.elf")]
+    own = ("app.observers.layout", "app.native.build", "app.native.compress", "app.native.elf")
+    sources = [_source(name) for name in (module, *own)]
     versions = [_version(package) for package in ("numba", "llvmlite")]
     return hashlib.sha256("\n".join([*sources, *versions, describe_cpu()]).encode()).hexdigest()[:32]
 

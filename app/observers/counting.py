@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.native.kernel import Kernel, load_kernel
-from app.observers.layout import BLOCK, OK
+from app.observers.layout import BLOCK, INDICES, OK
 
 _MODULE = "app.observers.kernels"
 _ARGUMENTS = 12
@@ -55,7 +55,7 @@ class Counter:
     """The kernels with one thread's working memory. `first` is the region of the state that the first of `regions` is."""
 
     _floats: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(BLOCK + 1, np.float32))
-    _indices: npt.NDArray[np.uint16] = field(default_factory=lambda: np.empty(BLOCK, np.uint16))
+    _indices: npt.NDArray[np.uint16] = field(default_factory=lambda: np.empty(INDICES, np.uint16))
 
     def count_mergeable(self, regions: Located, state: State, first: int = 0) -> int:
         """Count onto the grid of powers of two; return OK or the first bad region, from `first` on.

@@ -18,7 +18,8 @@ from numba import (
     types,
 )
 
-from app.observers.layout import BLOCK, COLUMNS, NEEDS_RANGE, OK, SIDE, TENSORRT_BINS, ZERO_BINS
+from app.native.compress import CAN_PACK, LANES, pack_indices
+from app.observers.layout import BLOCK, COLUMNS, INDICES, NEEDS_RANGE, OK, SIDE, TENSORRT_BINS, ZERO_BINS
 
 Floats = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.int32]
@@ -39,7 +40,7 @@ _REGIONS = types.Tuple(
         types.CPointer(types.int64),
     )
 )
-#: memory of BLOCK + 1 values, their bits, of BLOCK indices
+#: memory of BLOCK + 1 values, their bits, of INDICES indices
 _SCRATCH = types.Tuple((types.CPointer(types.float32), types.CPointer(types.int32), types.CPointer(types.uint16)))
 
 inlined = njit(nogil=True, error_model="numpy", inline="always")
@@ -120,6 +121,20 @@ def _index_positive(block: Floats, up: float, indices: Indices) -> None:
 
 
 @inlined
+def _pack_positive(block: Floats, up: float, indices: Indices) -> int:
+    # As `_index_positive`, but of what is not zero alone; returns how many values that are.
+    filled = 0
+    whole = block.size - block.size % LANES
+    for j in range(0, whole, LANES):
+        filled += pack_indices(block, j, up, indices, filled)
+    for j in range(whole, block.size):
+        if block[j] != np.float32(0):
+            indices[filled] = np.uint16(np.int32(block[j] * up))
+            filled += 1
+    return filled
+
+
+@inlined
 def _scatter(indices: Indices, size: int, even: npt.NDArray[np.integer], odd: npt.NDArray[np.integer]) -> None:
     # Two sub-histograms, so that equal neighbours do not wait for one another's store.
     whole = size - size % 8
@@ -139,7 +154,7 @@ def _scatter(indices: Indices, size: int, even: npt.NDArray[np.integer], odd: np
 def count_mergeable(regions, scratch, counts, exponents):
     """Count onto the grid of powers of two; see `app.observers.counting`."""
     floats, integers, starts, sizes, clamps, number, extremes = regions
-    clamped, clamped_bits, indices = carray(scratch[0], BLOCK + 1), carray(scratch[1], BLOCK + 1), carray(scratch[2], BLOCK)
+    clamped, clamped_bits, indices = carray(scratch[0], BLOCK + 1), carray(scratch[1], BLOCK + 1), carray(scratch[2], INDICES)
     low_high, seen = carray(clamps, 2 * number), carray(extremes, 3 * number)
     for region in range(number):
         start, size = starts[region], sizes[region]
@@ -163,11 +178,15 @@ def count_mergeable(regions, scratch, counts, exponents):
             _grow(own, both, 0, max(limits[0], 0))
             _grow(own, both, 1, max(limits[1] - (1 << 31), 0))
             up, down = _inverse(both[0], clamped, clamped_bits), -_inverse(both[1], clamped, clamped_bits)
-            if limits[1] <= 1 << 31:
-                _index_positive(block, up, indices)
-            else:
+            indexed = last - first
+            if limits[1] > 1 << 31:
                 _index(block, up, down, indices)
-            _scatter(indices, last - first, own[:COLUMNS], own[COLUMNS:])
+            elif CAN_PACK:
+                indexed = _pack_positive(block, up, indices)
+                own[2 * SIDE] += np.uint32(last - first - indexed)
+            else:
+                _index_positive(block, up, indices)
+            _scatter(indices, indexed, own[:COLUMNS], own[COLUMNS:])
     return OK
 
 
@@ -216,7 +235,7 @@ def _index_tensorrt(block: Floats, width: float, indices: Indices) -> None:
 def count_tensorrt(regions, scratch, counts, widths):
     """Count onto TensorRT's grid, within one batch; see `app.observers.counting`."""
     floats, integers, starts, sizes, clamps, number, extremes = regions
-    clamped, clamped_bits, indices = carray(scratch[0], BLOCK), carray(scratch[1], BLOCK), carray(scratch[2], BLOCK)
+    clamped, clamped_bits, indices = carray(scratch[0], BLOCK), carray(scratch[1], BLOCK), carray(scratch[2], INDICES)
     low_high, seen, bins = carray(clamps, 2 * number), carray(extremes, 3 * number), TENSORRT_BINS + 1
     for region in range(number):
         start, size = starts[region], sizes[region]

@@ -2,6 +2,8 @@
 
 #: A kernel works on so many values at a time.
 BLOCK = 4096
+#: Room for its bins: packed sixteen at a time, behind those that there are already.
+INDICES = BLOCK + 16
 #: Bins of one sign on the mergeable grid.
 SIDE = 8192
 ZERO_BINS = 64
