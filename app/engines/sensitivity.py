@@ -9,7 +9,7 @@ import onnx
 from app.engines.backend import Report
 from app.engines.reference import Reference
 from app.quant.bypass import group_names, with_float
-from app.quant.macs import count_multiply_adds
+from app.quant.macs import count_multiply_adds, infer_sizes
 from app.quant.nodes import index_graph
 from app.quant.placement import WEIGHTED_OPS
 from app.quant.sensitivity import Group, loss_from_report
@@ -90,7 +90,7 @@ class _Meter:
 
 
 def _rows(pair: QuantizedPair) -> list[dict[str, Any]]:
-    index, types = index_graph(pair.float_model.graph), infer_types(pair.float_model)
+    index, types = index_graph(pair.float_model.graph), infer_sizes(pair.float_model, infer_types(pair.float_model))
     weighted = [node for node in pair.float_model.graph.node if node.op_type in WEIGHTED_OPS]
     counts = {node.output[0]: count_multiply_adds(node, types) or 0 for node in weighted}
     whole = max(sum(counts.values()), 1)
