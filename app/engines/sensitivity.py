@@ -92,7 +92,10 @@ class _Meter:
 def _rows(pair: QuantizedPair) -> list[dict[str, Any]]:
     index, types = index_graph(pair.float_model.graph), infer_sizes(pair.float_model, infer_types(pair.float_model))
     weighted = [node for node in pair.float_model.graph.node if node.op_type in WEIGHTED_OPS]
-    counts = {node.output[0]: count_multiply_adds(node, types) or 0 for node in weighted}
+    known = {node.output[0]: count_multiply_adds(node, types) for node in weighted}
+    # One that nobody can count is taken for as large as the largest: were it free, everything might stay float.
+    largest = max((count for count in known.values() if count is not None), default=1)
+    counts = {output: largest if count is None else count for output, count in known.items()}
     whole = max(sum(counts.values()), 1)
     rows = []
     for output in group_names(pair.float_model, pair.quantized):

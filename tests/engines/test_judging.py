@@ -12,7 +12,7 @@ from app.engines.sensitivity import QuantizedPair, measure_sensitivity
 from app.quant.graph import find_needed_tensors
 from app.quant.qdq import QuantizedModel, quantize_model
 from app.spec import FloatType, QuantizeSpec
-from tests.quant.nets import measured_scales
+from tests.quant.nets import Net, images, measured_scales
 from tests.quant.patterns import PATTERNS
 from tests.quant.patterns.pattern import feeds
 
@@ -63,3 +63,21 @@ def test_shares_of_a_model_with_open_sizes_are_those_of_its_report(tmp_path: Pat
     counts = {row["node"]: row["multiply_adds"] for row in made.report["quantized"]}
     assert {group["node"]: group["multiply_adds"] for group in found["groups"]} == counts
     assert sum(group["share"] for group in found["groups"]) == pytest.approx(1.0)
+
+
+def test_nodes_whose_size_nobody_knows_are_not_free(tmp_path: Path) -> None:
+    net = Net([2, 3, 8, 8])
+    net.node("Relu", [net.conv("input", "c1", 3, 16)], "r1")
+    nothing = net.node("Mul", [net.node("ReduceMax", ["r1"], "most", keepdims=0), net.constant("zero", 0.0)], "nothing")
+    whole = net.node("Cast", [nothing], "whole", to=onnx.TensorProto.INT64)
+    net.node("Add", [whole, net.constant("sizes", [2, 16, 8, 8], np.int64)], "computed")
+    net.conv(net.conv(net.node("Resize", ["r1", "", "", "computed"], "up"), "c2", 16, 16), "output", 16, 16)
+    model = net.model({"output": [2, 16, "H", "W"]})
+    onnx.save(model, tmp_path / "model.onnx")
+    batch = images(model)
+    reference = Reference(tmp_path, 1)
+    reference.add_all(tmp_path / "model.onnx", [(batch, [None] * len(batch))])
+    made = quantize_model(model, measured_scales(model, batch, find_needed_tensors(model)), QuantizeSpec())
+    found = measure_sensitivity(QuantizedPair(made.model, made.float_model, made.given), reference, lambda _event: None)
+    shares = {group["node"]: group["share"] for group in found["groups"]}
+    assert shares == {"c1_node": pytest.approx(1 / 3), "c2_node": pytest.approx(1 / 3), "output_node": pytest.approx(1 / 3)}
