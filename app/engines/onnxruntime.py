@@ -18,6 +18,7 @@ from app.engines.portions import run_in_portions
 from app.engines.refused import FLOAT_OPS, find_refused
 from app.engines.rules import ONNXRUNTIME_PRECISIONS
 from app.errors import EngineProblem, UnsupportedOption
+from app.errors.problem import words_of
 from app.quant.qdq import model_to_bytes
 from app.spec import ShapeProfile
 
@@ -145,7 +146,7 @@ def open_session(
             str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers)
         )
     except RUNTIME_ERRORS as error:
-        raise EngineProblem(backend="onnxruntime", reason=_words(error)) from error
+        raise EngineProblem(backend="onnxruntime", reason=words_of(error)) from error
 
 
 def open_tested(
@@ -175,7 +176,7 @@ def _try(plan: Path, request: BuildRequest, model: onnx.ModelProto) -> dict[str,
     try:
         session.run(None, {value.name: _sample(value, request.shapes) for value in model.graph.input})
     except RUNTIME_ERRORS as error:
-        raise EngineProblem(backend="onnxruntime", reason=f"a batch of zeros fails: {_words(error)}") from error
+        raise EngineProblem(backend="onnxruntime", reason=f"a batch of zeros fails: {words_of(error)}") from error
     return layers
 
 
@@ -194,10 +195,6 @@ def _count_layers(optimized: onnx.ModelProto, model: onnx.ModelProto) -> dict[st
         "refused": find_refused(optimized, model),
         "ops": dict(sorted(counts.items())),
     }
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 BACKEND = OnnxRuntimeBackend()
