@@ -8,15 +8,17 @@ COPY app app
 COPY alembic alembic
 RUN python -m venv /opt/enginesmith && /opt/enginesmith/bin/pip install --no-cache-dir ".[${EXTRAS}]"
 
-# TensorRT 10.6 with its Python package, CUDA and nvcc, which pycuda is built with; 24.11 needs driver 525.60.13 or newer.
+# TensorRT 10.6 with its Python 3.12 package, CUDA 12.6 and nvcc, which pycuda is built with. Drivers: 560 or newer, on data
+# center GPUs 525.85, 535.86, 545.23 or newer of their branch, too. The extra `tensorrt` would bring another TensorRT along.
 FROM nvcr.io/nvidia/tensorrt:24.11-py3 AS gpu-worker
 RUN useradd --create-home --uid 10001 enginesmith && mkdir /data && chown enginesmith /data
 WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY app app
 COPY alembic alembic
-RUN python3 -m venv --system-site-packages /opt/enginesmith && \
-    /opt/enginesmith/bin/pip install --no-cache-dir . "pycuda>=2026.1"
+# Without pip: Ubuntu's venv lacks ensurepip, and the image's own pip serves the environment as well.
+RUN python3 -m venv --without-pip --system-site-packages /opt/enginesmith && \
+    /opt/enginesmith/bin/python -m pip install --no-cache-dir . "nvidia-cuda-nvrtc-cu12>=12.8" "pycuda>=2026.1"
 ENV PATH=/opt/enginesmith/bin:$PATH ENGINESMITH_DATA=/data
 WORKDIR /data
 USER enginesmith

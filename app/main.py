@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 import uvicorn
@@ -25,6 +25,7 @@ from app.child.parent import ChildCall, run_child
 from app.child.sandbox import die_with_parent
 from app.db.database import Database
 from app.db.migrate import migrate
+from app.errors import WorkerProblem
 from app.jobs.context import Service
 from app.jobs.queue import JobQueue, prepare_queue
 from app.jobs.resolve import installed_tools
@@ -82,17 +83,39 @@ def work(settings: Settings) -> int:
     database = Database(settings.effective_database_url, patience_seconds=settings.dead_after_seconds)
     migrate(database)
     worker, queues = _worker(settings, database)
-    serve_queues(worker, list(settings.queues) or queues)
+    serve_queues(worker, choose_queues(settings, queues))
     database.close()
     return 0
 
 
 def _worker(settings: Settings, database: Database) -> tuple[Worker, list[str]]:
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    call = ChildCall(PROBE_STEP, {}, "probe", settings.step_limits.inspect_seconds, folder=settings.temporary_folder)
-    found = asyncio.run(run_child(call))
+    found = find_backends(settings)
     worker = Worker(name, settings, database, _blobs(settings), found["backends"], installed_tools())
     return worker, found["queues"]
+
+
+def find_backends(settings: Settings) -> dict[str, Any]:
+    """Return what the step probe finds here. Where a GPU's library ends that process, GPUs are left alone."""
+    limit, folder = settings.step_limits.inspect_seconds, settings.temporary_folder
+    try:
+        return asyncio.run(run_child(ChildCall(PROBE_STEP, {}, "probe", limit, folder=folder), _warn))
+    except WorkerProblem as problem:
+        log.error("the probe failed, so this worker serves no GPU", problem=problem.detail)
+        call = ChildCall(PROBE_STEP, {"backends": ["onnxruntime"]}, "probe", limit, folder=folder)
+        return asyncio.run(run_child(call, _warn))
+
+
+def _warn(event: dict[str, Any]) -> None:
+    if "log" in event:
+        log.warning(event["log"])
+
+
+def choose_queues(settings: Settings, found: list[str]) -> list[str]:
+    """Return the queues to serve. Raises WorkerProblem for one that was asked for and cannot be served here."""
+    if missing := [name for name in settings.queues if name not in found]:
+        raise WorkerProblem(reason=f"this machine cannot serve {', '.join(missing)}; it can serve {', '.join(found)}")
+    return list(settings.queues) or found
 
 
 def _prepare(settings: Settings) -> None:

@@ -19,8 +19,17 @@ _INHERITED_PREFIXES = ("OPENBLAS_", "OMP_", "NUMBA_", "CUDA_", "NVIDIA_")
 def child_environment() -> dict[str, str]:
     """Return the environment of a throw-away process."""
     kept = {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)}
-    source = str(Path(__file__).parent.parent)
-    return kept | {"PYTHONPATH": source, "PYTHONUNBUFFERED": "1"}
+    # pydantic reads what every installed distribution offers, 5 ms in each process, to find plugins that nobody wants here.
+    return kept | {"PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1", "PYDANTIC_DISABLE_PLUGINS": "__all__"}
+
+
+def _python_path() -> str:
+    """Return where we are installed, then where this process was told to look: TensorRT may be there alone.
+
+    All are absolute: a child stands in a job's folder, whose files users name.
+    """
+    told = [Path(entry).absolute() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.pathsep.join(dict.fromkeys(str(path) for path in (Path(__file__).parent.parent, *told)))
 
 
 class StepLimits(BaseModel):
@@ -64,6 +73,8 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     #: A worker that was not heard of for so long is dead: its jobs go to another.
     dead_after_seconds: float = Field(default=45.0, gt=0)
+    #: A job that was queued when the last worker that could do it was lost waits so long for another; then it fails.
+    lost_worker_seconds: float = Field(default=900.0, gt=0)
     #: A job that ended its worker so often is not tried again.
     max_crashes: int = Field(default=3, ge=1)
     #: How long an upload may stand still.
@@ -155,4 +166,4 @@ class Settings(BaseSettings):
         own |= {"ENGINESMITH_STEP_LIMITS": self.step_limits.model_dump_json()}
         inherited = {name: value for name, value in os.environ.items() if name != "ENGINESMITH_TOKENS"}
         # `-P` keeps the folder where the server was started off the path, so the worker is told where it is installed.
-        return inherited | own | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        return inherited | own | {"PYTHONPATH": _python_path()}

@@ -1,6 +1,7 @@
 """Engines: metadata, plan bytes, the judge's report."""
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -13,7 +14,7 @@ from app.api.downloads import blob_response
 from app.api.paging import InPage, page_document
 from app.db import results
 from app.engines.targets import Target, find_mismatch
-from app.errors import EngineTargetMismatch
+from app.errors import EngineDriverTooOld, EngineTargetMismatch
 from app.jobs.rebuild import rebuild
 from app.spec import ComputeCapability, DriverVersion, TensorRtVersion
 
@@ -53,8 +54,10 @@ def get_plan(engine_id: str, request: Request, service: InService, target: InTar
     """Return the plan's bytes: strong ETag = digest, Range; 409 with a rebuild link where it does not load on the target."""
     with service.database.reading() as session:
         row = results.get_engine(session, engine_id)
-    if built := find_mismatch(row.facts, target):
+    if built := find_mismatch(row.facts, replace(target, driver=None)):
         raise EngineTargetMismatch(engine=row.id, built=built, rebuild=_rebuild_link(row.id, target))
+    if built := find_mismatch(row.facts, target):
+        raise EngineDriverTooOld(engine=row.id, built=built, rebuild=None)  # the same worker would build the same plan
     return blob_response(request, service.blobs, row.plan, f"{row.id}.{_ENDINGS.get(row.backend, 'plan')}")
 
 

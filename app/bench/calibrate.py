@@ -86,7 +86,7 @@ def bench_calibrate(wanted: Wanted, options: Options, say: Callable[[str], None]
 
 
 def _measured(bench: Bench) -> dict[str, Any]:
-    prepared = bench.measure("prepared:prepare", out=str(bench.folder / _PREPARED))
+    prepared = bench.measure("prepared:prepare", observe="needed", out=str(bench.folder / _PREPARED))
     bench.observe("warm", images=2)  # compiles the kernels, where this is the first run on this machine
     tried = [bench.measure("plain:plain", **setting) for setting in PLAIN_SETTINGS]
     best = min(range(len(tried)), key=lambda place: tried[place]["seconds"])

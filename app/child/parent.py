@@ -8,6 +8,7 @@ import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -145,8 +146,10 @@ def _death(code: int, complaints: str) -> Problem:
 
 
 def _kill(process: Process) -> None:
-    if process.returncode is None:
-        process.kill()
+    # It leads a session, so this ends what it started as well, such as the compiler of a kernel: left alone, that would
+    # hold the pipes, whose end is waited for.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _close(process: Process) -> None:

@@ -1,4 +1,7 @@
-"""Memory of the GPU, pinned memory of the host, streams and events: thin words over pycuda, in the current context."""
+"""Memory of the GPU, pinned memory of the host, streams and events: thin words over pycuda, in the current context.
+
+All of it raises GpuOom, GpuLost or WorkerProblem in the place of pycuda's errors.
+"""
 
 from types import TracebackType
 from typing import Any, Self
@@ -22,18 +25,22 @@ class DeviceBuffer:
 
         Overlaps with other work only from pinned memory, which must stay as it is until the stream is past this.
         """
-        get_driver().memcpy_htod_async(self.pointer, array, stream)
+        with raising_gpu_problems():
+            get_driver().memcpy_htod_async(self.pointer, array, stream)
 
     def download(self, array: np.ndarray, stream: Any) -> None:
         """Fill a C-contiguous array from the start of the buffer; it is there when the stream is past this."""
-        get_driver().memcpy_dtoh_async(array, self.pointer, stream)
+        with raising_gpu_problems():
+            get_driver().memcpy_dtoh_async(array, self.pointer, stream)
 
     def clear(self, stream: Any) -> None:
         """Set every byte to zero, in the order of the stream."""
-        get_driver().memset_d8_async(self.pointer, 0, self.size, stream)
+        with raising_gpu_problems():
+            get_driver().memset_d8_async(self.pointer, 0, self.size, stream)
 
     def free(self) -> None:
-        self._allocation.free()
+        with raising_gpu_problems():
+            self._allocation.free()
 
     def __enter__(self) -> Self:
         return self
@@ -50,9 +57,11 @@ def pinned_array(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
 
 def open_stream() -> Any:
     """Return a stream; `.handle` is what TensorRT takes, `.synchronize()` waits for it."""
-    return get_driver().Stream()
+    with raising_gpu_problems():
+        return get_driver().Stream()
 
 
 def open_event() -> Any:
     """Return an event: `.record(stream)`, `.synchronize()`; `end.time_since(start)` is milliseconds."""
-    return get_driver().Event()
+    with raising_gpu_problems():
+        return get_driver().Event()

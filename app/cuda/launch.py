@@ -53,8 +53,9 @@ class Launcher:
 
     def upload(self, buffer: DeviceBuffer, array: np.ndarray) -> None:
         """Copy array to the start of buffer; it may change as soon as this returns."""
-        buffer.upload(array, self.stream)
-        self.stream.synchronize()
+        with raising_gpu_problems():
+            buffer.upload(array, self.stream)
+            self.stream.synchronize()
 
     def download(self, buffer: DeviceBuffer, array: np.ndarray) -> None:
         """Fill array from the start of buffer, when all that was launched is done."""

@@ -106,6 +106,11 @@ def move_job(session: Session, job_id: str, queue: str) -> bool:
     return bool(moved.rowcount)  # type: ignore[attr-defined]
 
 
+def set_wait(session: Session, job_id: str, until: datetime | None) -> None:
+    """Say until when a queued job waits for a worker; None while one is there."""
+    session.execute(sa.update(JobRow).where(JobRow.id == job_id, JobRow.state == "queued").values(wait_until=until))
+
+
 def release_job(session: Session, fence: Fence) -> bool:
     """Give a job back unfinished, without counting a crash: its worker is shutting down."""
     return change_job(session, fence, state="queued", stage=None, worker_id=None)

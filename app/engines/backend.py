@@ -1,6 +1,6 @@
 """The seam of all runtimes that make engines: what a backend is asked, and what it answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from app.errors import UnsupportedOption
+from app.errors import Problem, UnsupportedOption
 from app.spec import FloatType, Precision, ShapeProfile
 
 #: Receives {"log": line} and {"progress": [done, total]} while a step runs.
@@ -113,7 +113,17 @@ def get_backend(name: str) -> Backend:
     return import_module(_MODULES[name]).BACKEND
 
 
-def find_installed_backends() -> list[BackendInfo]:
-    """Return what every installed backend says of itself; this loads their libraries."""
-    found = (get_backend(name).probe() for name in _MODULES)
-    return [info for info in found if info is not None]
+def find_installed_backends(names: Sequence[str] | None = None, report: Report = lambda _: None) -> list[BackendInfo]:
+    """Return what every installed backend, of these names, says of itself; this loads their libraries.
+
+    One that cannot tell is left out, and the reason is reported.
+    """
+    found: list[BackendInfo] = []
+    for name in names or _MODULES:
+        try:
+            info = get_backend(name).probe()
+        except Problem as problem:
+            report({"log": f"{name} is installed and cannot be used: {problem.detail}"})
+        else:
+            found += [info] if info is not None else []
+    return found

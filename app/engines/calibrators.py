@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from app.cuda.buffers import DeviceBuffer, open_stream
+from app.cuda.device import raising_gpu_problems
 from app.errors import UnsupportedOption
 from app.quant.native_cache import algorithm_from_native_cache
 
@@ -58,8 +59,9 @@ class BatchFeed:
         array = np.ascontiguousarray(batch, np.float32)
         if self._buffer is None:
             self._buffer = DeviceBuffer(array.nbytes)
-        self._buffer.upload(array, self._stream)
-        self._stream.synchronize()
+        with raising_gpu_problems():
+            self._buffer.upload(array, self._stream)
+            self._stream.synchronize()
         self.taken += 1
         return [self._buffer.pointer]
 

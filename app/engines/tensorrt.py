@@ -1,6 +1,8 @@
 """Engines of TensorRT 10 and 11, built on the GPU that they will run on."""
 
-from contextlib import ExitStack
+import ctypes
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from app.engines.calibrators import open_cached_calibrator
 from app.engines.driver_floor import find_driver_floor
 from app.engines.layers import count_layers, list_layers
 from app.engines.portions import run_in_portions
-from app.engines.tensorrt_rules import LEAST_FP8
+from app.engines.tensorrt_rules import LEAST_FP8, builds_for
 from app.engines.typed_model import typed_model
-from app.errors import UnsupportedOption
+from app.errors import EngineProblem, UnsupportedOption
 
 #: From these compute capabilities on a GPU has tensor cores for it.
 _LEAST_CAPABILITY = {"fp32": 0.0, "fp16": 5.3, "int8": 6.1, "bf16": 8.0, "fp8": LEAST_FP8}
@@ -77,13 +79,14 @@ class TensorRtBackend:
         """Build a plan on the first GPU. Raises EngineProblem, UnsupportedOption, GpuOom, GpuLost."""
         with open_device() as device:
             tensorrt = open_tensorrt(report)
-            _check_target(request, tensorrt, device)
+            check_target(request, tensorrt, device)
             model, kept = typed_model(request)
             network = parse_network(tensorrt, model, is_typed=_is_typed(request))
-            built = build_plan(network, _options(request, network))
-            request.plan.write_bytes(built.plan)
-            _keep_timings(request, built)
-            execution = Execution(tensorrt, built.plan)
+            with naming_lean_runtime(request, tensorrt):
+                built = build_plan(network, _options(request, network))
+                request.plan.write_bytes(built.plan)
+                _keep_timings(request, built)
+                execution = Execution(tensorrt, built.plan)
             layers = list_layers(tensorrt, execution.engine)
             execution.close()
         return BuildResult(_metadata(request, tensorrt, device) | {"layers": count_layers(layers), "kept_fp32": kept})
@@ -100,17 +103,40 @@ def _precisions(features: Features, device: Device) -> tuple[str, ...]:
     return tuple(name for name, least in _LEAST_CAPABILITY.items() if has[name] and capability >= least)
 
 
-def _check_target(request: BuildRequest, tensorrt: TensorRt, device: Device) -> None:
+def check_target(request: BuildRequest, tensorrt: TensorRt, device: Device) -> None:
+    """Raise UnsupportedOption for what this TensorRT on this GPU does not build."""
     features = features_of(tensorrt.module)
-    if request.compute_capability and device.compute_capability not in request.compute_capability:
+    if not builds_for(request.compute_capability, device.compute_capability, request.hardware_compatible):
+        wanted = "hardware_compatible" if request.hardware_compatible else f"compute_capability {request.compute_capability[0]}"
         reason = f"this worker's {device.name} is {device.compute_capability}"
-        raise UnsupportedOption(option=f"engine.compute_capability {request.compute_capability[0]}", reason=reason)
+        raise UnsupportedOption(option=f"engine.{wanted}", reason=reason)
     if request.cache is not None and not features.int8_calibrator:
         reason = f"TensorRT {tensorrt.version} has no calibrator any more; use explicit"
         raise UnsupportedOption(option="engine.quantization implicit", reason=reason)
     if request.precision not in _precisions(features, device):
         reason = f"TensorRT {tensorrt.version} on {device.name} builds {', '.join(_precisions(features, device))}"
         raise UnsupportedOption(option=f"engine.precision {request.precision}", reason=reason)
+
+
+@contextmanager
+def naming_lean_runtime(request: BuildRequest, tensorrt: TensorRt) -> Iterator[None]:
+    """Add to what TensorRT says of a version-compatible plan that the lean runtime, which it carries, is not installed."""
+    try:
+        yield
+    except EngineProblem as problem:
+        lean = f"libnvinfer_lean.so.{tensorrt.version.split('.')[0]}"
+        if not request.version_compatible or _is_installed(lean):
+            raise
+        advice = f"a version_compatible plan carries {lean}, which is not installed here; install it, or leave the option out"
+        raise tensorrt.problem(f"{advice}: {problem.facts['reason']}") from problem  # a long reason is cut at its end
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _is_typed(request: BuildRequest) -> bool:

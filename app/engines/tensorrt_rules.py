@@ -1,5 +1,7 @@
 """What TensorRT can build, known without importing it; what depends on its version is decided by the worker's facts."""
 
+from collections.abc import Sequence
+
 from app.errors import ComputeCapabilityUnsupported, UnsupportedOption
 from app.spec import EngineSpec, QuantizeSpec
 
@@ -20,8 +22,26 @@ def check_tensorrt_spec(engine: EngineSpec, quantize: QuantizeSpec) -> None:
     if engine.compute_capability is not None and len(engine.compute_capability) > 1:
         reason = "tensorrt builds for the GPU of one worker; send a job for each, or hardware_compatible for Ampere and newer"
         raise ComputeCapabilityUnsupported(value=", ".join(engine.compute_capability), reason=reason)
+    if engine.hardware_compatible and not builds_for(
+        engine.compute_capability or (), f"{LEAST_COMPATIBLE}", is_compatible=True
+    ):
+        reason = f"hardware_compatible plans run on Ampere and newer, from compute capability {LEAST_COMPATIBLE} on"
+        raise ComputeCapabilityUnsupported(value=", ".join(engine.compute_capability or ()), reason=reason)
+    if engine.hardware_compatible and engine.precision == "fp8":
+        reason = f"fp8 needs compute capability {LEAST_FP8} or more, and such a plan runs from {LEAST_COMPATIBLE} on; take int8"
+        raise UnsupportedOption(option="engine.precision fp8 with hardware_compatible", reason=reason)
     if engine.quantization == "implicit":
         _check_implicit(engine, quantize)
+
+
+def builds_for(wanted: Sequence[str], capability: str, is_compatible: bool) -> bool:
+    """Return whether a GPU of that compute capability makes plans for the wanted ones; none wanted is its own.
+
+    `is_compatible`: the plan is hardware-compatible, so that maker and target only have to be new enough.
+    """
+    if is_compatible:
+        return all(float(value) >= LEAST_COMPATIBLE for value in (*wanted, capability))
+    return not wanted or capability in wanted
 
 
 def refuse_zero_points(engine: EngineSpec, quantize: QuantizeSpec) -> None:

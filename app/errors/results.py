@@ -75,6 +75,10 @@ class EngineTargetMismatch(EngineProblem):
     slug = "engine-target-mismatch"
 
 
+class EngineDriverTooOld(EngineTargetMismatch):
+    """Engine {engine} does not load there: it is for {built}. Install a newer driver there, or build on a worker whose TensorRT was made for an older CUDA."""
+
+
 class GateMissed(EngineProblem):
     """The engine misses its gate: {reason}. The report says where; the engine is kept. Try method auto, exclude the worst layers, or lower the gate."""
 

@@ -11,7 +11,7 @@ from app.db.database import Database
 from app.db.rows import JobRow
 from app.errors import Problem, WorkerUnavailable
 from app.jobs.queue import JobQueue
-from app.jobs.resolve import Fleet, find_job_queue, live_fleet
+from app.jobs.resolve import Fleet, describe_need, find_job_queue, live_fleet
 from app.settings import Settings
 from app.spec import JobSpec
 
@@ -71,8 +71,10 @@ class Caretaker(threading.Thread):
     def _look_after(self, row: JobRow, queues: set[str], is_settled: bool) -> None:
         now = datetime.now(UTC)
         is_vain = row.wait_until is not None and row.wait_until < now and row.queue not in queues
-        if row.state == "queued" and not row.attempt and is_vain and is_settled:
-            self._end(row, WorkerUnavailable(capability=row.queue, live=sorted(queues) or "nothing"))
+        if row.state == "queued":
+            self._watch_wait(row, row.queue in queues, now)
+        if row.state == "queued" and is_vain and is_settled:
+            self._end(row, WorkerUnavailable(capability=_need(row), live=sorted(queues) or "nothing"))
         elif row.state == "queued" and now - row.created_at > _ORPHAN_AGE and not self._queue.is_known(row.id):
             log.info("orphan enqueued", job=row.id)
             self._queue.put(row.id, row.queue, row.priority)
@@ -80,9 +82,25 @@ class Caretaker(threading.Thread):
             log.info("job enqueued again", job=row.id, state=row.state)
             self._queue.put_again(row.id, row.queue, row.priority)
 
+    def _watch_wait(self, row: JobRow, is_served: bool, now: datetime) -> None:
+        """Let a job wait, not for ever and not in silence, once the last worker of its queue is lost, until one is back."""
+        if is_served == (row.wait_until is None):
+            return
+        seconds = max(self._settings.lost_worker_seconds, row.resolved["spec"]["wait_for_worker_seconds"])
+        until = None if is_served else now + timedelta(seconds=seconds)
+        with self._database.transaction() as session:
+            jobs.set_wait(session, row.id, until)
+            if until is not None:
+                line = f"no live worker serves {_need(row)} any more; the job waits {seconds:.0f} seconds for one"
+                jobs.add_event(session, row.id, "log", {"stage": None, "line": line})
+
     def _end(self, row: JobRow, problem: Problem) -> None:
         with self._database.transaction() as session:
             jobs.end_unfenced(session, row.id, "failed", problem.to_job_error())
+
+
+def _need(row: JobRow) -> str:
+    return describe_need(JobSpec.model_validate(row.resolved["spec"]))
 
 
 def _is_old(row: JobRow, now: datetime) -> bool:

@@ -26,6 +26,9 @@ def rebuild(service: Service, engine_id: str, target: Target, wait_for_worker_se
 def _engine(job: ResolvedJob, target: Target) -> dict[str, Any]:
     assert job.spec.engine is not None
     engine = job.spec.engine.model_dump(mode="json")
+    if target.tensorrt_version and engine["backend"] == "tensorrt-rtx":
+        # TensorRT reads no plan of TensorRT-RTX, and builds for one GPU, not for a list.
+        engine |= {"backend": "tensorrt", "compute_capability": None}
     wanted = {"compute_capability": target.compute_capability, "tensorrt_version": target.tensorrt_version}
     return engine | {name: value for name, value in wanted.items() if value}
 

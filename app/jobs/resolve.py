@@ -9,7 +9,7 @@ from app.db import results, uploads, workers
 from app.db.database import Session
 from app.db.rows import DatasetRow, ModelRow, TableRow, WorkerRow
 from app.engines.queues import ANY_TENSORRT_QUEUE, FIXED_QUEUES, queue_from_facts
-from app.engines.tensorrt_rules import LEAST_COMPATIBLE
+from app.engines.tensorrt_rules import builds_for
 from app.errors import SpecProblem, WorkerUnavailable
 from app.inputs.preprocess import resolve_preprocess, resolve_shapes
 from app.jobs.checks import check_gate_can_be_told, check_spec
@@ -58,11 +58,10 @@ def can_build(engine: EngineSpec, facts: Mapping[str, Any]) -> bool:
     """Return whether a backend, as a worker's probe described it, builds this engine for the GPUs that it is for."""
     if engine.backend != "tensorrt":
         return True  # what it cannot do at all was refused by `check_engine_spec`
-    is_target = not engine.compute_capability or engine.compute_capability[0] in facts["compute_capabilities"]
-    is_other_gpu_fine = engine.hardware_compatible and float(facts["compute_capabilities"][0]) >= LEAST_COMPATIBLE
+    is_target = builds_for(engine.compute_capability or (), facts["compute_capabilities"][0], engine.hardware_compatible)
     is_known = engine.quantization in facts["quantizations"] and engine.precision in facts["precisions"]
     is_version = engine.tensorrt_version is None or f"{facts['version']}.".startswith(f"{engine.tensorrt_version}.")
-    return is_known and is_version and (is_target or is_other_gpu_fine)
+    return is_known and is_version and is_target
 
 
 def live_fleet(session: Session, settings: Settings) -> Fleet:
@@ -112,7 +111,7 @@ def resolve_rows(spec: JobSpec, rows: JobRows, fleet: Fleet) -> tuple[ResolvedJo
     check_spec(spec, rows.model.facts["inputs"], rows.dataset.images if rows.dataset else None)
     queue = find_job_queue(spec, fleet)
     if queue is None and not spec.wait_for_worker_seconds and not fleet.is_starting:
-        raise WorkerUnavailable(capability=_capability(spec), live=sorted(fleet.queues) or "nothing")
+        raise WorkerUnavailable(capability=describe_need(spec), live=sorted(fleet.queues) or "nothing")
     queue = queue or _waiting_queue(spec)
     job = ResolvedJob(
         spec=spec, model=resolved_model(rows.model), dataset=_dataset(rows.dataset), judge_dataset=_dataset(rows.judge_dataset),
@@ -175,7 +174,8 @@ def _waiting_queue(spec: JobSpec) -> str:
     return FIXED_QUEUES.get(_made_on(spec).backend or "", ANY_TENSORRT_QUEUE)
 
 
-def _capability(spec: JobSpec) -> str:
+def describe_need(spec: JobSpec) -> str:
+    """Return what a worker must be able to do for this job, in words."""
     engine = _made_on(spec)
     capability = f" for compute capability {engine.compute_capability[0]}" if engine.compute_capability else ""
     version = f" {engine.tensorrt_version}" if engine.tensorrt_version else ""

@@ -127,7 +127,7 @@ class MergeableCollector:
 
     def _side(self, region: int, sign: int) -> Side:
         even, odd = self._counts[region, :, sign * SIDE_BINS : (sign + 1) * SIDE_BINS]
-        return Side(int(self._exponents[region, sign]), np.add(even, odd, dtype=np.int64))
+        return Side(int(self._exponents[region, sign]), (even + odd).astype(np.int64))  # no sum passes 32 bits, see _spill
 
 
 class TensorrtPart:

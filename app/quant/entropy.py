@@ -4,7 +4,7 @@ Source: NVIDIA, 8-bit Inference with TensorRT (GTC 2017, S7310), with the detail
 TensorRT 10.6: the zero bin takes its neighbour's count, the range may end at any of the bins 128..2048, bins are dealt
 to the 128 levels evenly, and of equal divergences the widest range wins. Of a tensor of a hundred values many ranges have
 mathematically the same divergence; there it is the rounding of a plain sum in float64 that decides, so ties are summed up
-once more as TensorRT does.
+once more as TensorRT does, see `app.quant.ties`.
 """
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from app.quant.compiled import compiled
 from app.quant.histogram import SEARCH_BINS
+from app.quant.ties import first_of_least
 
 #: Levels of the quantized distribution: the magnitudes of int8.
 LEVELS = 128
@@ -33,9 +34,9 @@ def find_entropy_bins(counts: npt.NDArray[np.int64]) -> int:
     neutral = np.concatenate((neutral[1:2], neutral[1:]))
     occupied = neutral > 0
     logs = np.log(neutral, out=np.zeros(SEARCH_BINS), where=occupied)
-    sums = [np.concatenate(([0.0], np.cumsum(terms))) for terms in (neutral, neutral * logs)]
-    ties = _search(neutral, sums[0], sums[1], np.concatenate(([0], np.cumsum(occupied))))
-    return int(ties[0] if len(ties) == 1 else _first_of_least(neutral, np.flatnonzero(occupied), ties))
+    mass, entropy = (np.concatenate(([0.0], np.cumsum(terms))) for terms in (neutral, neutral * logs))
+    ties = _search(neutral, mass, entropy, np.concatenate(([0], np.cumsum(occupied))))
+    return int(ties[0] if len(ties) == 1 else first_of_least(neutral, mass, ties))
 
 
 @compiled
@@ -84,34 +85,3 @@ def _search(
             ties[found] = bins
             found += 1
     return ties[: max(found, 1)]
-
-
-@compiled
-def _first_of_least(counts: npt.NDArray[np.float64], occupied: npt.NDArray[np.int64], ties: npt.NDArray[np.int64]) -> int:
-    best_bins = ties[0]
-    best = np.inf
-    for bins in ties:
-        divergence = _plain_divergence(counts, occupied, bins)
-        if divergence < best:
-            best = divergence
-            best_bins = bins
-    return best_bins
-
-
-@compiled
-def _plain_divergence(counts: npt.NDArray[np.float64], occupied: npt.NDArray[np.int64], bins: int) -> float:
-    # KL(P || Q) in nats, one occupied bin after the other, both distributions normalized first.
-    kept = occupied[occupied < bins]
-    sums, inside = np.zeros(128), np.zeros(128)
-    for place in kept:
-        sums[place * 128 // bins] += counts[place]
-        inside[place * 128 // bins] += 1
-    total, outliers, spread = counts.sum(), counts[bins:].sum(), 0.0
-    for place in kept:
-        spread += sums[place * 128 // bins] / inside[place * 128 // bins]
-    divergence = 0.0
-    for place in kept:
-        p = (counts[place] + (outliers if place == bins - 1 else 0.0)) / total
-        q = sums[place * 128 // bins] / inside[place * 128 // bins] / spread
-        divergence += p * np.log(p / q)
-    return divergence

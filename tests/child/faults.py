@@ -4,11 +4,14 @@ import ctypes
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pydantic
 
 from app.errors import GpuLost, GpuOom, ModelUnsupportedOp
 
@@ -19,6 +22,17 @@ def answer(request: dict[str, Any], report: Report) -> dict[str, Any]:
     print("this goes to stderr, not among the events")
     report({"progress": [1, 2]})
     return {"echo": request, "environment": sorted(os.environ)}
+
+
+def path(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    return {"path": sys.path}
+
+
+def make_model(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Make a class of pydantic's while a distribution in `folder` offers it a plugin; tell whether that was loaded."""
+    sys.path.insert(0, request["folder"])
+    pydantic.create_model("Model", x=(int, 1))
+    return {"loaded": "plugin_from_outside" in sys.modules}
 
 
 def problem(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
@@ -45,6 +59,12 @@ def hang(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
     return {}
 
 
+def hang_with_a_child(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    report({"log": str(own.pid)})
+    return hang(request, report) if request["hangs"] else {}
+
+
 def leave(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
     sys.exit(3)
 
@@ -64,6 +84,15 @@ def out_of_gpu_memory(request: dict[str, Any], _report: Report) -> dict[str, Any
     Path(request["out"]).write_bytes(b"a plan")
     Path(request["timing_cache"]).write_bytes(b"timings")
     return {"backend": "tensorrt"}
+
+
+def calibrate_in_little_memory(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Calibrate as TensorRT does, if the workspace is no larger than 1 GiB."""
+    if (request["spec"]["engine"]["workspace_bytes"] or 1 << 60) > 1 << 30:
+        raise GpuOom(reason="Cuda Runtime (out of memory)")
+    Path(request["out"]).write_text('{"amax": {}}', encoding="utf-8")
+    Path(request["cache"]).write_bytes(b"TRT-100600-EntropyCalibration2")
+    return {"tensors": 0, "dead": [], "images": 8, "left_out": 0, "skipped": []}
 
 
 def no_gpu_memory_at_all(_request: dict[str, Any], _report: Report) -> dict[str, Any]:

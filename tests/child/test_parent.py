@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import socket
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,16 @@ def test_answer_and_empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = call("answer", {"x": [1, None, "ä"]})
     assert answer["echo"] == {"x": [1, None, "ä"]}
     assert not {"ENGINESMITH_TOKENS", "AWS_SECRET_ACCESS_KEY"} & set(answer["environment"])
+
+
+def test_no_distribution_is_searched_for_plugins(tmp_path: Path) -> None:
+    offered = tmp_path / "outside-1.0.dist-info"
+    offered.mkdir()
+    (offered / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (offered / "entry_points.txt").write_text("[pydantic]\noutside = plugin_from_outside:plugin\n")
+    code = "class plugin:\n    def new_schema_validator(*_):\n        return None, None, None\n"
+    (tmp_path / "plugin_from_outside.py").write_text(code)
+    assert call("make_model", {"folder": str(tmp_path)}) == {"loaded": False}
 
 
 def test_problem_arrives_as_itself_and_printable() -> None:
@@ -73,6 +85,21 @@ def test_hanging_child_is_ended() -> None:
     assert children() == before
 
 
+@pytest.mark.parametrize("hangs", [True, False])
+def test_what_a_child_started_ends_with_it(hangs: bool) -> None:
+    told: list[dict[str, Any]] = []
+    one = ChildCall("tests.child.faults:hang_with_a_child", {"hangs": hangs}, "test", 5.0)
+    with pytest.raises(StepTimeout) if hangs else nullcontext():
+        asyncio.run(run_child(one, told.append))
+    (own,) = (int(event["log"]) for event in told)
+    for _ in range(50):
+        if not psutil.pid_exists(own) or psutil.Process(own).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.1)
+    os.kill(own, signal.SIGKILL)
+    pytest.fail("it lives on")
+
+
 def test_what_watch_raises_ends_the_child() -> None:
     def stop() -> None:
         raise KeyError("stop")
@@ -100,3 +127,13 @@ def test_child_runs_functions_of_the_app_alone() -> None:
     for target in ("os:system", "tests.child.faults:answer", "application:x"):
         with pytest.raises(Problem):
             child_main.find_function(target)
+
+
+def test_packages_that_the_parent_finds_are_found_by_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["site", ""]))
+    (tmp_path / "work").mkdir()
+    path = call("path", folder=tmp_path / "work")["path"]
+    assert str(tmp_path / "site") in path
+    assert not {"", ".", "site", str(tmp_path / "work")} & set(path)  # a job's folder holds files that users name

@@ -6,7 +6,7 @@ import pytest
 
 from app.engines.network_tensors import find_network_tensors
 from app.quant.graph import find_activations
-from app.quant.trt_names import constant_amax, product_bounds
+from app.quant.trt_names import constant_amax, inner_bounds
 from tests.quant.nets import Net
 from tests.quant.samples import assets, digits_model, efficientnet_model, parse_oracle
 from tests.running import MODEL
@@ -31,7 +31,7 @@ def test_constants_get_the_very_range_that_tensorrt_gave_them(method: str) -> No
 
 def test_the_product_inside_a_gemm_is_bounded() -> None:
     theirs = parse_oracle("minmax")
-    ((name, bound),) = product_bounds(digits_model().graph, {"output": 127 * float(theirs["output"])}).items()
+    ((name, bound),) = inner_bounds(digits_model().graph, {"output": 127 * float(theirs["output"])}).items()
     assert name == "/10/Gemm_output"
     assert float(theirs[name]) <= bound / 127 <= 1.02 * float(theirs[name])
 

@@ -84,3 +84,15 @@ def test_the_fastest_placement_is_kept(gpu_http: httpx.Client) -> None:
     engine = gpu_http.get(f"/v1/engines/{job['engine_id']}").json()
     figures = engine["placements"]
     assert figures[engine["placement"]]["median_ms"] == min(figure["median_ms"] for figure in figures.values())
+
+
+def test_a_compatible_plan_for_another_gpu_is_routed_here_built_and_served_for_it(gpu_http: httpx.Client) -> None:
+    (worker,) = gpu_http.get("/v1/workers").json()["items"]
+    (mine,) = worker["backends"]["tensorrt"]["compute_capabilities"]
+    other = "8.6" if mine != "8.6" else "8.9"
+    options = {"hardware_compatible": True, "compute_capability": other}
+    job = run(gpu_http, LIKE_TENSORRT | {"method": "minmax"}, options)
+    assert report_of(gpu_http, job)["accuracy_int8"] == pytest.approx(0.972, abs=0.004)
+    plan_url = gpu_http.get(f"/v1/engines/{job['engine_id']}").json()["plan_url"]
+    assert gpu_http.get(plan_url, params={"compute_capability": other}).status_code == 200
+    assert gpu_http.get(plan_url, params={"compute_capability": "7.5"}).status_code == 409

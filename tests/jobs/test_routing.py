@@ -1,5 +1,7 @@
 """A job goes to the queue of a live worker that can build its engine, waits for one, or is refused; never silently."""
 
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ def spec_of(engine: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
         (spec_of({"tensorrt_version": "1"}), None),
         (spec_of({"compute_capability": "8.9"}), None),
         (spec_of({"compute_capability": "8.9", "hardware_compatible": True}), "trt11.2-sm86"),
+        (spec_of({"compute_capability": "7.5", "hardware_compatible": True}), None),
         (spec_of({"compute_capability": "8.6", "quantization": "implicit"}), None),
         (spec_of({}, calibration={"method": "native-entropy"}), "trt10.6-sm90"),
         (spec_of({"backend": "onnxruntime"}), "cpu"),
@@ -60,6 +63,12 @@ def spec_of(engine: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
 )
 def test_the_queue_is_that_of_a_worker_that_can(spec: JobSpec, queue: str | None) -> None:
     assert find_job_queue(spec, FLEET) == queue
+
+
+def test_a_gpu_that_compatible_plans_do_not_run_on_builds_none() -> None:
+    turing = Fleet((worker_row("10.6.0", "7.5"),))
+    assert find_job_queue(spec_of({"hardware_compatible": True}), turing) is None
+    assert find_job_queue(spec_of({}), turing) == "trt10.6-sm75"
 
 
 def test_tensorrt_lets_int8_flow_and_computes_the_rest_in_fp16_unless_told() -> None:
@@ -95,6 +104,59 @@ def test_a_job_that_waits_is_moved_to_the_first_worker_that_can(tmp_path: Path) 
     assert not queue.is_known(other.id)
     queue.close()
     database.close()
+
+
+@pytest.fixture
+def caretaken(tmp_path: Path) -> Iterator[tuple[Caretaker, Database]]:
+    """A caretaker whose jobs wait half a second for a worker that was lost."""
+    settings = Settings(data=tmp_path, worker=False, lost_worker_seconds=0.5)
+    prepare_queue(settings.effective_jobs_url)
+    database, queue = Database(settings.effective_database_url), JobQueue(settings.effective_jobs_url)
+    migrate(database)
+    yield Caretaker(settings, database, queue), database
+    queue.close()
+    database.close()
+
+
+def test_a_job_whose_only_worker_is_lost_waits_a_while_and_says_so(caretaken: tuple[Caretaker, Database]) -> None:
+    caretaker, database = caretaken
+    row = _waiting("9.0")
+    row.queue, row.wait_until, row.attempt = "trt10.6-sm90", None, 1  # its worker's GPU is gone, so it was given back
+    job_id = row.id
+    with database.transaction() as session:
+        jobs.add_job(session, row)
+    caretaker.tick()
+    with database.reading() as session:
+        lines = [event.body["line"] for event in jobs.list_events(session, job_id, 0) if event.kind == "log"]
+        assert jobs.get_job(session, job_id).state == "queued"
+    assert [line for line in lines if "tensorrt int8 explicit for compute capability 9.0" in line]
+    time.sleep(0.6)
+    caretaker.tick()
+    with database.reading() as session:
+        ended = jobs.get_job(session, job_id)
+    assert (ended.state, (ended.error or {})["code"]) == ("failed", "worker_unavailable")
+    assert "tensorrt int8 explicit for compute capability 9.0" in (ended.error or {})["detail"]
+
+
+def test_a_lost_worker_that_comes_back_is_waited_for_anew(caretaken: tuple[Caretaker, Database]) -> None:
+    caretaker, database = caretaken
+    row = _waiting("9.0")
+    row.queue, row.wait_until = "trt10.6-sm90", None
+    job_id, worker = row.id, worker_row("10.6.0", "9.0")
+    worker_id = worker.id
+    with database.transaction() as session:
+        jobs.add_job(session, row)
+    caretaker.tick()
+    with database.transaction() as session:
+        workers.beat(session, worker)
+    time.sleep(0.6)
+    caretaker.tick()
+    with database.transaction() as session:
+        assert jobs.get_job(session, job_id).wait_until is None
+        workers.remove_worker(session, worker_id)
+    caretaker.tick()
+    with database.reading() as session:
+        assert jobs.get_job(session, job_id).state == "queued"
 
 
 def _waiting(capability: str) -> JobRow:

@@ -1,6 +1,9 @@
 """Histograms: exact, mergeable, and TensorRT's own."""
 
+import time
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -8,11 +11,15 @@ from hypothesis.extra import numpy as hnp
 from app.quant.histogram import (
     MIN_EXPONENT,
     SEARCH_BINS,
+    SIDE_BINS,
+    Side,
     TensorrtHistogram,
     add_tensorrt_batch,
     add_zeros,
     empty_mergeable,
+    empty_side,
     empty_tensorrt,
+    fold_side,
     merge_mergeable,
     mergeable_from_values,
     relu_of_mergeable,
@@ -108,3 +115,31 @@ def test_tensorrt_order_matters_and_dead_first_batches_wait():
 def test_denormals_do_no_harm(x):
     assert mergeable_from_values(x).count == 20
     assert add_tensorrt_batch(empty_tensorrt(), x).count == 20
+
+
+@pytest.mark.parametrize("shift", range(15))
+def test_folded_bins_hold_what_theirs_held(shift):
+    counts = np.random.default_rng(shift).integers(0, 1 << 40, SIDE_BINS)
+    folded = fold_side(Side(-20, counts), shift - 20)
+    group = 1 << min(shift, 13)
+    assert folded.exponent == shift - 20
+    assert folded.counts.tolist() == [*counts.reshape(-1, group).sum(axis=1), *[0] * (SIDE_BINS - SIDE_BINS // group)]
+
+
+def test_folding_nothing_gives_nothing():
+    folded = fold_side(empty_side(), 5)
+    assert folded.exponent == 5
+    assert folded.counts.tolist() == [0] * SIDE_BINS
+
+
+def test_folding_takes_a_few_additions():
+    side = Side(0, np.arange(SIDE_BINS))
+
+    def seconds(work):
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+
+    folding = min(seconds(lambda: fold_side(side, 1)) for _ in range(50))
+    adding = min(seconds(lambda: side.counts + side.counts) for _ in range(50))
+    assert folding < 10 * adding

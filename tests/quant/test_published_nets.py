@@ -15,7 +15,7 @@ from app.quant.placement import PLACEMENTS
 from app.quant.qdq import quantize_model
 from app.quant.table import Table, scales_from_table
 from app.quant.trt_cache import format_trt_cache
-from app.quant.trt_names import constant_amax, product_bounds
+from app.quant.trt_names import constant_amax, inner_bounds
 from app.spec import QuantizeSpec
 from tests.quant.nets import run
 from tests.quant.published import (
@@ -86,7 +86,7 @@ def test_tensorrts_parser_asks_for_activations_constants_and_its_own_helpers(nam
         pytest.skip("tensorrt-rtx-cu13 is not installed")
     model = published_model(name)
     graph, amax = model.graph, dict.fromkeys(find_activations(model), 1.0)
-    known = amax.keys() | constant_amax(graph, "minmax").keys() | product_bounds(graph, amax).keys()
+    known = amax.keys() | constant_amax(graph, "minmax").keys() | inner_bounds(graph, amax).keys()
     helpers = [tensor for tensor in network if tensor.name not in known]
     # each helper hands on a tensor's values, or bounds them: a cache can list them all, but for what is inside a loop,
     # where TensorRT has no INT8

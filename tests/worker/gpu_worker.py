@@ -12,7 +12,7 @@ from app.db import jobs, results
 from app.db.database import Database
 from app.db.jobs import Fence
 from app.db.migrate import migrate
-from app.db.rows import JobRow, ModelRow, TableRow, new_id
+from app.db.rows import DatasetRow, JobRow, ModelRow, TableRow, new_id
 from app.quant.table import table_from_scales, table_to_json
 from app.resolved import ResolvedDataset, ResolvedJob, ResolvedModel, StoredFile, Tools
 from app.settings import Settings, StepLimits
@@ -89,6 +89,9 @@ def _dataset(worker: Worker, folder: Path) -> ResolvedDataset:
     listing.write_text('{"files": []}', encoding="utf-8")
     digest = sha256_of(listing)
     worker.blobs.put(listing, digest)
+    row = DatasetRow(id="dst_1", name="d", digest="b" * 64, listing=digest, packs=[], images=9, bytes=1, labels=None, ignored=0)
+    with worker.database.transaction() as session:
+        session.add(row)
     return ResolvedDataset(id="dst_1", name="d", digest="b" * 64, listing=digest, packs=(), images=9, labelled=False)
 
 

@@ -9,7 +9,7 @@ from app.db.rows import EngineRow, TimingCacheRow
 from app.errors import BuildTimeout, CrashLoop, GpuLost, GpuOom
 from app.worker.context import WorkerStopping
 from app.worker.pipeline import finish
-from app.worker.stages import build
+from app.worker.stages import build, derive, memory
 from app.worker.stages.timings import fetch_timings
 from tests.worker.gpu_worker import gpu_run, job_row
 
@@ -35,9 +35,20 @@ def test_out_of_gpu_memory_is_tried_once_more_with_less(tmp_path: Path, monkeypa
         assert job_row(run).state == "succeeded"
 
 
+def test_a_native_calibration_without_memory_is_tried_once_more_with_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(derive, "CALIBRATE_STEP", f"{FAULTS}:calibrate_in_little_memory")
+    engine = {"backend": "tensorrt", "workspace_bytes": 4 << 30}
+    job = {"dataset": "d", "calibration": {"method": "native-entropy"}, "engine": engine}
+    with gpu_run(tmp_path, job) as run:
+        table = derive.find_or_derive(run)
+        assert table.facts["calibrated_again"] == {"after": "gpu_oom", "workspace_bytes": 1 << 30}
+
+
 def test_timings_of_one_build_are_there_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "STEP", f"{FAULTS}:out_of_gpu_memory")
-    monkeypatch.setattr(build, "_LESS_WORKSPACE", 1 << 20)
+    monkeypatch.setattr(memory, "_LESS_WORKSPACE", 1 << 20)
     with gpu_run(tmp_path) as run:
         build.find_or_build(run, None)
         with run.worker.database.reading() as session:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app.client.commands.bench_engines import measure_engines
 from app.client.commands.bench_gpu import measure_gpu
 from app.client.options import grouped
 from app.client.problems import LocalProblem
@@ -17,6 +18,7 @@ from app.errors import Problem
 
 bench = typer.Typer(help="Measure on this machine, without a server.", no_args_is_help=True)
 bench.command("gpu")(measure_gpu)
+bench.command("engines")(measure_engines)
 
 _COLUMNS = ("net", "images", "what", "seconds", "x plain", "with start", "peak MB", "x plain MB", "same amax")
 

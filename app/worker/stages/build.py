@@ -6,17 +6,14 @@ from typing import Any
 from app import keys
 from app.db import results
 from app.db.rows import EngineRow, TableRow
-from app.errors import GpuOom
 from app.resolved import ResolvedJob
 from app.worker.context import Run
 from app.worker.files import model_path
+from app.worker.stages.memory import attempt_with_less
 from app.worker.stages.quantize import find_or_quantize
 from app.worker.stages.timings import fetch_timings, keep_timings
 
 STEP = "app.worker.steps.build:build"
-
-#: A build that ran out of GPU memory gets this share of the workspace (of the GPU's memory where none was given).
-_LESS_WORKSPACE = 4
 
 
 def find_or_build(run: Run, table: TableRow | None) -> EngineRow:
@@ -78,18 +75,8 @@ def _run_step(run: Run, request: dict[str, Any]) -> dict[str, Any]:
     timings = run.folder / "timings"
     fetch_timings(run, timings)
     request = request | {"timing_cache": str(timings)}
-    try:
-        facts = run.child(STEP, request)
-    except GpuOom as problem:
-        facts = _build_with_less(run, request, problem)
+    facts = attempt_with_less(
+        run, request["engine"], "built_again", lambda engine: run.child(STEP, request | {"engine": engine})
+    )
     keep_timings(run, timings)
     return facts
-
-
-def _build_with_less(run: Run, request: dict[str, Any], problem: GpuOom) -> dict[str, Any]:
-    """Build once more with a smaller workspace, and note it with the engine. Raises GpuOom where that does not help."""
-    memory: int = run.worker.backends["tensorrt"]["gpus"][0]["memory_bytes"]
-    less = max(1 << 20, (request["engine"]["workspace_bytes"] or memory) // _LESS_WORKSPACE)
-    run.say(f"{problem.detail} Building once more with workspace_bytes {less}.")
-    facts = run.child(STEP, request | {"engine": request["engine"] | {"workspace_bytes": less}})
-    return facts | {"built_again": {"after": problem.code, "workspace_bytes": less}}

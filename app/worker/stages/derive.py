@@ -13,6 +13,7 @@ from app.spec import DERIVED_METHODS, JobSpec
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
 from app.worker.stages.judge_request import judge_request
+from app.worker.stages.memory import attempt_with_less
 from app.worker.stages.observe import find_or_observe
 
 DERIVE_STEP = "app.worker.steps.derive:derive"
@@ -64,7 +65,7 @@ def calibrate_natively(run: Run, key: str) -> TableRow:
     assert run.job.spec.calibration is not None
     blobs = run.worker.blobs
     run.enter("observe")
-    request = {
+    request: dict[str, Any] = {
         "model": model_path(blobs, run.job.model, run.folder / "model"),
         "dataset": dataset_files(blobs, run.job.dataset),
         "spec": run.job.spec.model_dump(mode="json"),
@@ -72,7 +73,11 @@ def calibrate_natively(run: Run, key: str) -> TableRow:
         "out": str(run.folder / "table"),
         "cache": str(run.folder / "native.cache"),
     }
-    answer = run.child(CALIBRATE_STEP, request)
+
+    def attempt(engine: dict[str, Any]) -> dict[str, Any]:
+        return run.child(CALIBRATE_STEP, request | {"spec": request["spec"] | {"engine": engine}})
+
+    answer = attempt_with_less(run, request["spec"]["engine"], "calibrated_again", attempt)
     facts = answer | {"native_cache": run.keep(Path(request["cache"]))}
     row = _save_body(run, key, run.job.spec.calibration.method, run.keep(Path(request["out"])), facts)
     run.fail_point("after")

@@ -8,7 +8,7 @@ import onnx
 
 from app.engines.network_tensors import NetworkTensor, find_network_tensors, parser_name
 from app.quant.graph import find_activations
-from app.quant.trt_names import constant_amax, find_products, product_bounds, range_of_constant
+from app.quant.trt_names import constant_amax, find_inner, inner_bounds, range_of_constant
 from app.worker.steps.quantize import read_table
 
 _RULE = "rule"
@@ -27,14 +27,14 @@ def export_cache(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
     table = stored.amax
     network = find_network_tensors(Path(request["model"]), stored.method)
     amax = table | request["kept"]
-    beside = constant_amax(model.graph, stored.method) | product_bounds(model.graph, table)
+    beside = constant_amax(model.graph, stored.method) | inner_bounds(model.graph, table)
     if network is not None:
         beside = _of_network(network, beside, amax)
     added = {name: value for name, value in beside.items() if name not in amax}
     asked = (
         [tensor.name for tensor in network]
         if network is not None
-        else [*find_activations(model), *beside, *find_products(model.graph)]
+        else [*find_activations(model), *beside, *find_inner(model.graph)]
     )
     known = amax | added
     order = dict.fromkeys([*request["listed"], *asked, *known])

@@ -1,0 +1,32 @@
+"""A worker whose GPU cannot be asked serves what needs none, and says why; it takes no queue that it cannot serve."""
+
+from pathlib import Path
+
+import pytest
+
+from app.errors import WorkerProblem
+from app.main import choose_queues, find_backends
+from app.settings import Settings
+from tests.worker.fake_cuda import write_packages
+
+
+@pytest.mark.parametrize(("fault", "words"), [("full", "out of memory"), ("lost", "unknown error"), ("segfault", "SIGSEGV")])
+def test_what_needs_no_gpu_is_served_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str, words: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(write_packages(tmp_path / "site", fault)))
+    settings = Settings(data=tmp_path)
+    settings.temporary_folder.mkdir(parents=True)
+    found = find_backends(settings)
+    assert "onnxruntime" in found["backends"]
+    assert "tensorrt" not in found["backends"]
+    assert "cpu" in found["queues"]
+    told = capsys.readouterr()
+    assert words in told.out + told.err
+
+
+def test_queues_are_those_that_can_be_served(tmp_path: Path) -> None:
+    assert choose_queues(Settings(data=tmp_path), ["cpu", "rtx"]) == ["cpu", "rtx"]
+    assert choose_queues(Settings(data=tmp_path, queues=("cpu",)), ["cpu", "rtx"]) == ["cpu"]
+    with pytest.raises(WorkerProblem, match=r"trt10\.6-sm90.*cpu, rtx"):
+        choose_queues(Settings(data=tmp_path, queues=("cpu", "trt10.6-sm90")), ["cpu", "rtx"])
