@@ -15,12 +15,12 @@ from app.spec import CalibrationSpec, QuantizeSpec
 OBSERVER_VERSION = 5
 DERIVER_VERSION = 3
 CHOOSER_VERSION = 2
-QUANTIZER_VERSION = 4
+QUANTIZER_VERSION = 5
 #: Of models with zero points alone.
 ZERO_POINTS_VERSION = 2
 JUDGE_VERSION = 1
 TUNER_VERSION = 2
-EXCLUDER_VERSION = 3
+EXCLUDER_VERSION = 4
 #: Of the cache text that an implicit build is given.
 EXPORTER_VERSION = 2
 EQUALIZER = "cross-layer/1"

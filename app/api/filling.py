@@ -38,17 +38,37 @@ async def import_table(context: Context, wanted: Import, measuring: Measuring, r
     Raises TableProblem, TableScaleInvalid, TableCoverage, SpecProblem, CalibrationProblem and what `submit` raises.
     """
     answer = await read_import(context, wanted)
-    if measuring.dataset is not None and (wanted.extremes or answer["details"]["missing"]):
-        spec = _spec(wanted, measuring, is_equalized=answer["equalizer"] is not None)
-        job = await submit_and_wait(context.service, spec, response, measuring.wait_seconds)
+    if must_measure(wanted, answer):
+        job = await submit_and_wait(
+            context.service, measuring_spec(wanted, measuring, answer), response, measuring.wait_seconds
+        )
         if job["state"] not in ENDED:
             return job
-        wanted = replace(wanted, computed=await asyncio.to_thread(_measured_table, context, job))
+        wanted = await with_measured(context, wanted, job)
         answer = await read_import(context, wanted)
     document = await store_import(context, wanted, answer)
     response.status_code = 201
     response.headers["Location"] = f"/v1/tables/{document['id']}"
     return document
+
+
+def must_measure(wanted: Import, answer: dict[str, Any]) -> bool:
+    """Return whether a dataset tells what is wanted, of a table that `read_import` gave this answer for."""
+    return wanted.extremes or (wanted.fill == "minmax-from-dataset" and bool(answer["details"]["missing"]))
+
+
+def measuring_spec(wanted: Import, measuring: Measuring, answer: dict[str, Any]) -> JobSpec:
+    """Return the spec of the job that measures. Raises SpecProblem."""
+    fields: dict[str, Any] = {"model": wanted.model.id, "dataset": measuring.dataset, "engine": None}
+    # Between equalized convolutions the ranges are others.
+    fields["quantize"] = {"equalize": answer["equalizer"] is not None}
+    fields |= preprocess_from_text(measuring.preprocess)
+    return spec_from_fields(fields | {"calibration": {"method": "minmax"}})
+
+
+async def with_measured(context: Context, wanted: Import, job: dict[str, Any]) -> Import:
+    """Return what is wanted with the table that the job has computed. Raises CalibrationProblem where it has not."""
+    return replace(wanted, computed=await asyncio.to_thread(_measured_table, context, job))
 
 
 def _measured_table(context: Context, job: dict[str, Any]) -> TableRow:
@@ -57,10 +77,3 @@ def _measured_table(context: Context, job: dict[str, Any]) -> TableRow:
         raise CalibrationProblem(reason=f"{told} (job {job['id']}, which measures what the imported table lacks)")
     with context.service.database.reading() as session:
         return results.get_table(session, job["table_id"])
-
-
-def _spec(wanted: Import, measuring: Measuring, is_equalized: bool) -> JobSpec:
-    fields: dict[str, Any] = {"model": wanted.model.id, "dataset": measuring.dataset, "engine": None}
-    fields["quantize"] = {"equalize": is_equalized}  # between equalized convolutions the ranges are others
-    fields |= preprocess_from_text(measuring.preprocess)
-    return spec_from_fields(fields | {"calibration": {"method": "minmax"}})

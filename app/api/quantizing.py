@@ -84,6 +84,7 @@ async def quantize_report(context: Context, table: TableRow, quantize: QuantizeS
             "table": str(await asyncio.to_thread(service.blobs.fetch, table.body)),
             "filled": list((table.facts.get("coverage") or {}).get("filled", {})),
             "kept_float": quantized.report["kept_float"],
+            "channels": quantized.report["channels"],
         }
         limit = service.settings.step_limits.quantize_seconds
         migration = await run_child(ChildCall(_MIGRATE_STEP, request, "quantize", limit, folder=folder))

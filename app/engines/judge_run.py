@@ -14,8 +14,8 @@ from app.engines.onnxruntime import (
     RUNTIME_ERRORS,
     SESSION_OPTIONS,
     OnnxRuntimeRunner,
-    find_wrong_optimizers,
     open_session,
+    open_tested,
     session_options,
 )
 from app.errors import JudgeProblem
@@ -41,9 +41,10 @@ def judge(models: JudgedModels, batches: Batches, report: Report) -> dict[str, A
     the Q/DQ model that the plan was built from: this machine has no GPU, and the arithmetic is the same.
     Raises JudgeProblem, EngineProblem (a model does not load).
     """
-    disabled = find_wrong_optimizers(onnx.load(models.tested, load_external_data=False))
+    options, model = session_options(models.threads), onnx.load(models.tested, load_external_data=False)
     reference = OnnxRuntimeRunner(open_session(models.fp32, session_options(models.threads)))
-    tested = OnnxRuntimeRunner(open_session(models.tested, session_options(models.threads), disabled))
+    session, disabled = open_tested(models.tested, model, options)
+    tested = OnnxRuntimeRunner(session)
     comparison = Comparison()
     for batch, labels in batches:
         comparison.add(_run(reference, batch, "FP32 model"), _run(tested, batch, "engine"), labels)

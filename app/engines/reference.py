@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from app.engines.onnxruntime import OnnxRuntimeRunner, find_wrong_optimizers, open_session, session_options
+from app.engines.onnxruntime import OnnxRuntimeRunner, open_session, open_tested, session_options
 from app.quant.judge import Comparison
 from app.quant.qdq import model_to_bytes
 
@@ -40,8 +40,8 @@ class Reference:
         """Return `Comparison.to_json` of an INT8 model, on the first batches that have so many images together."""
         path = self._folder / "tested.onnx"
         path.write_bytes(model_to_bytes(tested))
-        disabled = find_wrong_optimizers(tested)
-        runner = OnnxRuntimeRunner(open_session(path, session_options(self._threads), disabled))
+        session, _disabled = open_tested(path, tested, session_options(self._threads))
+        runner = OnnxRuntimeRunner(session)
         comparison = Comparison()
         for number, labels in enumerate(self._labels):
             if images is not None and comparison.images >= images:

@@ -1,6 +1,7 @@
 """Measure what each group of INT8 nodes costs: alone in INT8, and alone in float."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -8,7 +9,7 @@ import onnx
 from app.engines.backend import Report
 from app.engines.reference import Reference
 from app.quant.bypass import group_names, with_float
-from app.quant.macs import count_multiply_adds
+from app.quant.macs import count_multiply_adds, infer_sizes
 from app.quant.nodes import index_graph
 from app.quant.placement import WEIGHTED_OPS
 from app.quant.sensitivity import Group, loss_from_report
@@ -24,10 +25,11 @@ MOST_FLOAT = 24
 
 @dataclass(frozen=True)
 class QuantizedPair:
-    """A Q/DQ model and the prepared float model that it was made from."""
+    """A Q/DQ model and the prepared float model that it was made from. `given`: see `QuantizedModel`."""
 
     quantized: onnx.ModelProto
     float_model: onnx.ModelProto
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure_sensitivity(pair: QuantizedPair, reference: Reference, report: Report) -> dict[str, Any]:
@@ -35,8 +37,9 @@ def measure_sensitivity(pair: QuantizedPair, reference: Reference, report: Repor
 
     images: looked at · passes: how many models were run on them · unmeasured: groups left out · all_int8: {loss,
     sqnr_db, agreement} · groups: [{node, output, op, multiply_adds, share, only_int8, only_float}] by the loss of
-    only_int8, the largest first; only_float is null but for the first 24. share: of all multiply-adds in nodes with
-    weights. Raises EngineProblem, JudgeProblem.
+    only_int8, the largest first; only_float is null but for the first 24. node, output: as the model given has them, so
+    that `exclude` takes them under every placement. share: of all multiply-adds in nodes with weights. Raises EngineProblem,
+    JudgeProblem.
     """
     rows = _rows(pair)
     measured = sorted(rows, key=lambda row: row["multiply_adds"] or 0)[:MOST_GROUPS]
@@ -50,6 +53,8 @@ def measure_sensitivity(pair: QuantizedPair, reference: Reference, report: Repor
     measured.sort(key=lambda row: -row["only_int8"]["loss"])
     for row in measured[:MOST_FLOAT]:
         row["only_float"] = meter.measure(with_float(pair.quantized, pair.float_model, [row["output"]]))
+    for row in measured:
+        row |= {name: pair.given.get(row[name], row[name]) for name in ("node", "output")}
     return {
         "images": min(IMAGES, reference.images),
         "passes": total,
@@ -85,9 +90,12 @@ class _Meter:
 
 
 def _rows(pair: QuantizedPair) -> list[dict[str, Any]]:
-    index, types = index_graph(pair.float_model.graph), infer_types(pair.float_model)
+    index, types = index_graph(pair.float_model.graph), infer_sizes(pair.float_model, infer_types(pair.float_model))
     weighted = [node for node in pair.float_model.graph.node if node.op_type in WEIGHTED_OPS]
-    counts = {node.output[0]: count_multiply_adds(node, types) or 0 for node in weighted}
+    known = {node.output[0]: count_multiply_adds(node, types) for node in weighted}
+    # One that nobody can count is taken for as large as the largest: were it free, everything might stay float.
+    largest = max((count for count in known.values() if count is not None), default=1)
+    counts = {output: largest if count is None else count for output, count in known.items()}
     whole = max(sum(counts.values()), 1)
     rows = []
     for output in group_names(pair.float_model, pair.quantized):

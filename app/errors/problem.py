@@ -1,11 +1,14 @@
 """The root of the tree: a problem has a status, a slug, facts, and a message that says what to do."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 _MAX_FACT_CHARACTERS = 400
 _MAX_LISTED = 100
+#: ONNX Runtime's words.
+_LOADING = re.compile(r"Load model from .*? failed: ?")
 
 
 def printable(fact: object) -> str:
@@ -14,6 +17,11 @@ def printable(fact: object) -> str:
         fact = ", ".join(str(item) for item in fact[:8]) + (f" and {len(fact) - 8} more" if len(fact) > 8 else "")
     text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(fact))
     return text if len(text) <= _MAX_FACT_CHARACTERS else text[:_MAX_FACT_CHARACTERS] + "..."
+
+
+def words_of(error: Exception) -> str:
+    """Return what a runtime says in one line, without the path of the file that it was given."""
+    return _LOADING.sub("", " ".join(str(error).split()))
 
 
 class Problem(Exception):

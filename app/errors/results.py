@@ -11,7 +11,7 @@ class TableProblem(Problem):
 
 
 class TableScaleInvalid(TableProblem):
-    """The scale of {tensor} is {value}; a scale is a finite number that is above zero and not denormal. Nothing was stored."""
+    """The scale of {tensor} is {value}; a scale is above zero, not denormal, and below 2^40. Nothing was stored."""
 
     slug = "table-scale-invalid"
 

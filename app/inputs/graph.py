@@ -35,6 +35,7 @@ class _Scope:
     depth: int
     nodes: Iterator[NodeProto]
     known: set[str]
+    node_names: set[str] = field(default_factory=set)
     pending: NodeProto | None = None
 
     def knows(self, name: str) -> bool:
@@ -56,7 +57,7 @@ class _Walk:
 def check_graph(model: ModelProto, limits: InputLimits) -> GraphFacts:
     """Walk the graph and its subgraphs in order and return what is in them.
 
-    Raises ModelInvalidGraph (dangling or repeated names, cycles), ModelTooComplex, ModelTensorNameUnsafe,
+    Raises ModelInvalidGraph (dangling or repeated names, of nodes too; cycles), ModelTooComplex, ModelTensorNameUnsafe,
     ModelUnsupportedOp and ModelAlreadyQuantized.
     """
     walk = _Walk(get_opset(model), limits)
@@ -125,6 +126,9 @@ def _check_node(scope: _Scope, node: NodeProto, walk: _Walk) -> None:
     for name in node.input:
         if name and not scope.knows(name):
             raise ModelInvalidGraph(reason=_why_unknown(scope, node, name))
+    if node.name and node.name in scope.node_names:
+        raise ModelInvalidGraph(reason=f"two nodes have the name {node_name(node)}, which ONNX Runtime refuses; rename one")
+    scope.node_names.add(node.name)
 
 
 def _why_unknown(scope: _Scope, node: NodeProto, name: str) -> str:

@@ -10,6 +10,7 @@ from onnxruntime.capi import (
 )
 
 from app.errors import CalibrationProblem
+from app.errors.problem import words_of
 
 #: onnxruntime has no common base class of its errors.
 RUNTIME_ERRORS = (
@@ -44,7 +45,7 @@ def open_session(path: Path, *, keeps_memory: bool = True) -> ort.InferenceSessi
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except RUNTIME_ERRORS as error:
-        raise CalibrationProblem(reason=f"onnxruntime cannot load the model: {error}") from None
+        raise CalibrationProblem(reason=f"onnxruntime cannot load the model: {words_of(error)}") from None
 
 
 def run_session(

@@ -139,7 +139,7 @@ def _why_lost(name: str, scene: _Scene) -> str:
     if name in scene.index.protected:
         return "an output of the model stays float"
     if name not in scene.index.producers and name not in scene.index.consumers:
-        return "preparing the model removed it (folded BatchNormalization, Pad, Identity or constants)"
+        return "preparing the model removed it (BatchNormalization, Pad, Identity, constants; a head that is a convolution now)"
     return "nothing that reads it is INT8"
 
 

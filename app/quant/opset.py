@@ -62,7 +62,16 @@ def _converted(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
         raise ModelUnsupportedOp(node="(all)", op=f"opset {get_opset(model)}", reason=reason) from error
     kept = [value for value in converted.graph.output if value.name not in inner]
     _replace_values(converted.graph.output, kept)
+    _restore_names(converted.graph, model.graph)
     return converted
+
+
+def _restore_names(converted: onnx.GraphProto, original: onnx.GraphProto) -> None:
+    # A node that the converter replaces (Upsample becomes Resize) has no name.
+    kept = {node.name for node in converted.node}
+    names = {node.output[0]: node.name for node in original.node if node.name not in kept}
+    for node in converted.node:
+        node.name = node.name or names.get(node.output[0], "")
 
 
 def _replace_values(values: Any, kept: list[onnx.ValueInfoProto]) -> None:

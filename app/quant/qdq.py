@@ -14,6 +14,7 @@ from app.quant.channels import report_channels
 from app.quant.equalize import equalize_model
 from app.quant.float8 import float8_from_int8, why_not_float8
 from app.quant.float16 import float16_from_model
+from app.quant.given_names import given_tensors, tell_given
 from app.quant.graph import arrange_for_placement, find_activations, prepare_model
 from app.quant.nodes import Namer, replace_nodes
 from app.quant.placement import PlacementPlan, WeightUse, plan_placement
@@ -34,12 +35,13 @@ class QuantizedModel:
 
     `qdq_report.report_placement` describes the fields, but `channels`: `channels.report_channels`, and `equalized`:
     `equalize.equalize_model`, and `centred`: `center.center_activations`. `float_model`: what it was made from, prepared,
-    equalized, centred.
+    equalized, centred. `given`: what the model given calls nodes' outputs and weights that have other names in these two.
     """
 
     model: onnx.ModelProto
     report: dict[str, Any]
     float_model: onnx.ModelProto
+    given: Mapping[str, str]
 
 
 #: Gets the prepared float model and its Q/DQ model, changes weights and biases of the latter, returns what was done.
@@ -70,6 +72,7 @@ def quantize_model(
     equalized = equalize_model(prepared) if spec.equalize else []  # first: that model is the one that was observed
     if spec.format == "int8":
         arrange_for_placement(prepared, spec.placement)
+    given = given_tensors(model.graph, prepared.graph)
     excluded = find_excluded(spec.exclude, model.graph, prepared.graph)
     types = infer_types(prepared)
     float_nodes = _float_nodes(prepared, set(dead), set(find_activations(model)))
@@ -91,6 +94,7 @@ def quantize_model(
     remove_unused(prepared.graph)
     if tune:
         report["tuned"] = tune(before, prepared)
+    tell_given(report, given)
     if spec.placement == "fused":
         relu_from_saturating(prepared.graph)
     if spec.format == "fp8":
@@ -99,7 +103,7 @@ def quantize_model(
         amax = {name: 127 * float(scale) for name, scale in scales.items()}
         prepared, report["kept_fp32"] = float16_from_model(prepared, amax, keeps_outputs=spec.placement == "fused")
     _check(prepared)
-    return QuantizedModel(prepared, report, before)
+    return QuantizedModel(prepared, report, before, given)
 
 
 def model_to_bytes(model: onnx.ModelProto) -> bytes:

@@ -1,11 +1,13 @@
 """Which nodes the user leaves in float: by node name, output tensor name, or glob pattern."""
 
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import onnx
 
 from app.errors import SpecProblem
+from app.quant.given_names import Origins, find_origins
 
 _PATTERN_CHARACTERS = frozenset("*?[")
 
@@ -20,11 +22,17 @@ def find_excluded(exclude: Sequence[str], original: onnx.GraphProto, prepared: o
     """
     chosen: dict[str, str] = {}
     unknown: list[str] = []
+    counts = Counter(node.name for node in original.node)
+    origins = find_origins(original, prepared) if exclude else {}
     for entry in exclude:
         meant = [node for node in original.node if matches(entry, node)]
-        # A convolution into which a node was folded writes that one's output; its own output's name is gone.
-        names = {node.name for node in meant if node.name}
-        found = [node for node in prepared.node if matches(entry, node) or node.name in names]
+        outputs = {node.output[0] for node in meant}
+        # A convolution into which a node was folded writes that one's output; its own output's name is gone. Nodes may share
+        # a name: then an output alone tells which is meant.
+        names = {node.name for node in meant if node.name and counts[node.name] == 1}
+        found = [
+            node for node in prepared.node if matches(entry, node) or node.name in names or _was_one_of(node, outputs, origins)
+        ]
         if not meant and not found:
             unknown.append(entry)
         for node in found:
@@ -32,6 +40,11 @@ def find_excluded(exclude: Sequence[str], original: onnx.GraphProto, prepared: o
     if unknown:
         raise SpecProblem(reason=f"quantize.exclude names no node or tensor of the model: {', '.join(unknown)}")
     return chosen
+
+
+def _was_one_of(node: onnx.NodeProto, outputs: set[str], origins: Origins) -> bool:
+    origin = origins.get(node.output[0])
+    return origin is not None and origin.output[0] in outputs
 
 
 def matches(entry: str, node: onnx.NodeProto) -> bool:

@@ -45,11 +45,14 @@ def order_groups(groups: Sequence[Group], loss: float) -> list[Group]:
     return sorted(helpful, key=lambda group: (-group.worth, group.name))
 
 
-def within_limit(ordered: Sequence[Group], limit: float) -> list[Group]:
-    """Return the groups, in order, that together have no more than this share of the multiply-adds, and less than all."""
+def within_limit(ordered: Sequence[Group], limit: float, total: float = 1.0) -> list[Group]:
+    """Return the groups, in order, that together have no more than this share of the multiply-adds, and less than `total`.
+
+    total: the share of all groups, which is less than 1 where nodes stay float anyway: something must remain in INT8.
+    """
     chosen: list[Group] = []
     for group in ordered:
         share = sum(each.share for each in chosen) + group.share
-        if share <= limit and share < 1 - _ROUNDING:
+        if share <= limit and share < total - _ROUNDING:
             chosen.append(group)
     return chosen

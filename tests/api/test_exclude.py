@@ -3,11 +3,12 @@
 from typing import Any
 
 import httpx
+import onnx
 import pytest
 
 from tests.api.test_jobs import run, succeeded
 from tests.api.test_uploads import assert_problem
-from tests.running import TEST_DIGITS
+from tests.running import MODEL, TEST_DIGITS
 
 BAD = {"method": "entropy"}
 GATE = {"dataset": "digits-test", "images": 300, "gate": {"min_agreement": 0.97}}
@@ -97,6 +98,19 @@ def test_auto_judges_the_methods_as_they_will_be_tuned(http: httpx.Client) -> No
     report = report_of(http, job)
     assert report["agreement"] == max(candidate["agreement"] for candidate in report["candidates"].values())
     assert report["accuracy_int8"] >= report["accuracy_fp32"] - 0.003
+
+
+def test_groups_have_the_names_of_the_model_under_every_placement(http: httpx.Client) -> None:
+    known = {output for node in onnx.load(MODEL).graph.node for output in node.output}
+    spec = {"calibration": {"method": "mse"}, "judge": {"dataset": "digits-test", "images": 300, "sensitivity": True}}
+    job = succeeded(run(http, spec | {"quantize": {"placement": "fused"}}))
+    outputs = [group["output"] for group in report_of(http, job)["sensitivity"]["groups"]]
+    assert "output" in outputs
+    assert set(outputs) <= known
+    table = job["table_id"]
+    for placement in ("conservative", "default", "fused"):
+        chosen = {"placement": placement, "exclude": outputs[:2]}
+        assert http.get(f"/v1/tables/{table}/qdq", params=chosen).status_code == 200
 
 
 def test_what_cannot_be_asked_for_is_refused(http: httpx.Client) -> None:

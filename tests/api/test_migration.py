@@ -257,10 +257,14 @@ def test_the_report_says_what_changes_against_implicit_quantization(http: httpx.
     assert "output" in lost["output"]
     assert {row["scales"] for row in migration["weights"]} == {"channel"}
     assert len(migration["weights"]) == report["weights"] == migration["bias"]["float"] == 7
+    assert {row["weight"] for row in migration["weights"]} <= {tensor.name for tensor in onnx.load(MODEL).graph.initializer}
     assert [row["node"] for row in migration["layers"]["float"]][:1] == ["/8/GlobalAveragePool"]
     assert migration["dropped"]["constants"] == ["10.weight_output", "10.bias_output"]
     excluded = http.get(f"/v1/tables/{table['id']}/qdq/report", params={"exclude": "/3/Conv"}).json()["migration"]
     assert {"node": "/3/Conv", "op": "Conv", "reason": "excluded by /3/Conv"} in excluded["layers"]["float"]
+    fused = http.get(f"/v1/tables/{table['id']}/qdq/report", params={"placement": "fused"}).json()["migration"]
+    assert "10.weight" in {row["weight"] for row in fused["weights"]}
+    assert "a convolution now" in {row["tensor"]: row["reason"] for row in fused["tensors"]["lost"]}[FLAT]
 
 
 def test_an_engines_report_says_which_layers_are_not_int8_and_why(http: httpx.Client) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from app.engines.backend import BuildRequest, BuildResult, find_installed_backends, get_backend
 from app.engines.judge_run import JudgedModels, judge
-from app.errors import EngineProblem, JudgeProblem, UnsupportedOption
+from app.engines.onnxruntime import open_session, session_options
+from app.errors import CalibrationProblem, EngineProblem, JudgeProblem, UnsupportedOption
+from app.observers.session import open_session as open_to_observe
 from app.quant.graph import find_needed_tensors, prepare_model
 from app.quant.placement import PLACEMENTS
 from app.quant.qdq import model_to_bytes, quantize_model
@@ -165,6 +167,18 @@ def test_rtx_tells_its_errors(tmp_path: Path) -> None:
     save(model, broken.model)
     with pytest.raises(EngineProblem, match="NoSuchOp"):
         build("tensorrt-rtx", broken)
+
+
+def test_onnxruntimes_words_name_no_path_of_this_machine(tmp_path: Path) -> None:
+    model = prepare_model(digits_model())
+    model.graph.node[1].name = model.graph.node[0].name = "twice"
+    path = save(model, tmp_path / "m.onnx")
+    with pytest.raises(EngineProblem, match="twice") as engine:
+        open_session(path, session_options(1))
+    with pytest.raises(CalibrationProblem, match="twice") as observer:
+        open_to_observe(path)
+    for problem in (engine, observer):
+        assert str(tmp_path) not in str(problem.value)
 
 
 def test_judging_digits_gives_tensorrts_accuracies(tmp_path: Path) -> None:

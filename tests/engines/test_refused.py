@@ -1,6 +1,7 @@
 """What asked for INT8 and is float in ONNX Runtime's own optimized graph, with the reason."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -14,20 +15,20 @@ from app.spec import QuantizeSpec
 from tests.quant.nets import Net, images, measured_scales
 
 
-def optimized(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """Return the graph that ONNX Runtime runs for the Q/DQ model of a net."""
+def refused(model: onnx.ModelProto, folder: Path) -> list[dict[str, Any]]:
+    """Return what ONNX Runtime's own graph of the Q/DQ model of a net refuses."""
     scales = measured_scales(model, images(model), find_needed_tensors(model))
     options = session_options(1)
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    quantized = model_to_bytes(quantize_model(model, scales, QuantizeSpec()).model)
-    onnxruntime.InferenceSession(quantized, options, providers=["CPUExecutionProvider"])
-    return onnx.load(folder / "optimized.onnx")
+    quantized = quantize_model(model, scales, QuantizeSpec()).model
+    onnxruntime.InferenceSession(model_to_bytes(quantized), options, providers=["CPUExecutionProvider"])
+    return find_refused(onnx.load(folder / "optimized.onnx"), quantized)
 
 
 def test_a_convolution_before_a_float_node_stays_float(tmp_path: Path) -> None:
     net = Net(["N", 16, 8, 8])
     net.node("GlobalAveragePool", [net.conv(net.conv("input", "first", 16, 16), "second", 16, 16)], "pool")
-    (row,) = find_refused(optimized(net.model({"pool": ["N", 16, 1, 1]}), tmp_path))
+    (row,) = refused(net.model({"pool": ["N", 16, 1, 1]}), tmp_path)
     assert row["node"] == "second_node"
     assert "GlobalAveragePool in float" in row["reason"]
 
@@ -35,7 +36,7 @@ def test_a_convolution_before_a_float_node_stays_float(tmp_path: Path) -> None:
 def test_the_last_convolution_writes_float(tmp_path: Path) -> None:
     net = Net(["N", 16, 8, 8])
     net.conv(net.conv("input", "first", 16, 16), "output", 16, 16)
-    (row,) = find_refused(optimized(net.model({"output": ["N", 16, 8, 8]}), tmp_path))
+    (row,) = refused(net.model({"output": ["N", 16, 8, 8]}), tmp_path)
     assert row["node"] == "output_node"
     assert "float output of the model" in row["reason"]
 
@@ -43,9 +44,18 @@ def test_the_last_convolution_writes_float(tmp_path: Path) -> None:
 def test_a_transposed_convolution_has_no_kernel(tmp_path: Path) -> None:
     net = Net(["N", 16, 8, 8])
     net.node("ConvTranspose", ["input", net.weight("up", 16, 16, 2, 2)], "output", strides=[2, 2])
-    (row,) = find_refused(optimized(net.model({"output": ["N", 16, 16, 16]}), tmp_path))
+    (row,) = refused(net.model({"output": ["N", 16, 16, 16]}), tmp_path)
     assert row["op"] == "ConvTranspose"
     assert "no INT8 kernel" in row["reason"]
+
+
+def test_nodes_that_are_fused_with_others_keep_their_names(tmp_path: Path) -> None:
+    net = Net(["N", 32])
+    net.node("Relu", [net.node("Gemm", ["input", net.weight("w1", 32, 32), net.weight("b1", 32)], "g1")], "r1")
+    net.node("Add", [net.node("MatMul", ["r1", net.weight("w2", 32, 32)], "m2"), net.weight("b2", 32)], "a2")
+    net.node("Sigmoid", ["a2"], "output")
+    rows = refused(net.model({"output": ["N", 32]}), tmp_path)
+    assert [(row["node"], row["op"]) for row in rows] == [("g1_node", "FusedGemm"), ("m2_node", "FusedGemm")]
 
 
 def test_bytes_of_weights_are_counted_by_type() -> None:

@@ -176,6 +176,7 @@ REFUSED: dict[str, tuple[type[errors.Problem], bytes]] = {
     "dangling": (errors.ModelInvalidGraph, edited(lambda m: add_node(m, "Relu", ["nothing"], ["q"]))),
     "made twice": (errors.ModelInvalidGraph, edited(lambda m: add_node(m, "Relu", ["x"], ["c"]))),
     "input made": (errors.ModelInvalidGraph, edited(lambda m: add_node(m, "Relu", ["c"], ["x"]))),
+    "two nodes alike": (errors.ModelInvalidGraph, edited(lambda m: [setattr(node, "name", "op") for node in m.graph.node])),
     "two inputs alike": (errors.ModelInvalidGraph, edited(lambda m: m.graph.input.append(m.graph.input[0]))),
     "two weights alike": (
         errors.ModelInvalidGraph,

@@ -116,6 +116,8 @@ def test_something_stays_int8() -> None:
     whole = [Group("a", "a", 0.7, 2.0), Group("b", "b", 0.3, 1.0)]
     assert within_limit(order_groups(whole, 3.0), 1.0) == [whole[1]]
     assert within_limit([Group("only", "only", 1.0, 1.0)], 1.0) == []
+    beside_float = [Group("a", "a", 0.2, 1.0), Group("b", "b", 0.4, 1.0)]  # 0.4 of the multiply-adds stay float anyway
+    assert within_limit(order_groups(beside_float, 2.0), 1.0, 0.6) == [beside_float[0]]
 
 
 def test_loss_is_that_of_the_classes_else_of_all_outputs() -> None:

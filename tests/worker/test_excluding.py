@@ -146,3 +146,13 @@ def test_digits(asked: dict[str, Any], digits: Any, tmp_path: Path, monkeypatch:
     found = assert_same_as_names(wanted, tmp_path, monkeypatch)["exclude"]
     assert found["reached"]
     assert found["final"][-1]["agreement"] >= 0.97
+
+
+def test_something_stays_int8_where_other_nodes_are_float_anyway(
+    pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first convolution is too narrow for this placement, so that all the others together are less than all.
+    wanted = small(tmp_path, fork_net(), pictures, {"placement": "conservative", "max_excluded": 1.0})
+    found = assert_same_as_names(wanted, tmp_path, monkeypatch)
+    assert len(found["exclude"]["excluded"]) == 2
+    assert len(found["placement"]["quantized"]) == 1

@@ -37,10 +37,12 @@ def exclude(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     limit = spec.quantize.max_excluded or (1.0 if spec.judge.gate else DEFAULT_LIMIT)
     with open_reference(request, chosen) as reference:
         measured = measure_pair(quantizer, spec, reference, report)
-        ordered = order_groups(groups_from_sensitivity(measured), measured["all_int8"]["loss"])
+        every = groups_from_sensitivity(measured)
+        ordered = order_groups(every, measured["all_int8"]["loss"])
+        total = 1.0 if measured["unmeasured"] else sum(group.share for group in every)
         trials = _Trials(spec, quantizer, reference, report)
         search, final = Search(trials.try_out, target), Search(trials.make, target)
-        groups = _find(search, final, within_limit(ordered, limit))
+        groups = _find(search, final, within_limit(ordered, limit, total))
     found = {
         "excluded": [group.output for group in groups],
         "share": sum(group.share for group in groups),

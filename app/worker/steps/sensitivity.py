@@ -50,4 +50,4 @@ def measure_pair(quantizer: Quantizer, spec: JobSpec, reference: Reference, repo
     """Return what the groups of the Q/DQ model lose that excludes what the job names, and nothing else."""
     quantized = quantizer.quantize(measured_spec(spec, ()))
     report({"log": f"measuring the groups of INT8 nodes, each alone, on {min(IMAGES, reference.images)} images"})
-    return measure_sensitivity(QuantizedPair(quantized.model, quantized.float_model), reference, report)
+    return measure_sensitivity(QuantizedPair(quantized.model, quantized.float_model, quantized.given), reference, report)
