@@ -45,5 +45,5 @@ class Subject:
                     place = (start + filled) % stored
                     taken = batch[filled : filled + stored - place]
                     file.seek(4 * values * place)
-                    filled += file.readinto(taken) // (4 * values)
+                    filled += file.readinto(taken.data) // (4 * values)
                 yield batch
