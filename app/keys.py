@@ -22,7 +22,7 @@ JUDGE_VERSION = 1
 TUNER_VERSION = 2
 EXCLUDER_VERSION = 4
 #: Of the cache text that an implicit build is given.
-EXPORTER_VERSION = 2
+EXPORTER_VERSION = 3
 EQUALIZER = "cross-layer/1"
 
 #: Bias correction and weight rounding look at so many of the calibration images.

@@ -51,10 +51,12 @@ def test_services_are_built_from_stages_that_are_there() -> None:
     assert COMPOSE["services"]["gpu-worker"]["profiles"] == ["gpu"]
 
 
-@pytest.mark.parametrize("command", re.findall(r'(?m)^CMD \["enginesmith", "(\w+)"', DOCKERFILE))
-def test_commands_are_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command([command, "--help"]) == 0
-    assert "Usage" in capsys.readouterr().out
+def test_commands_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = re.findall(r'(?m)^CMD \["enginesmith", "(\w+)"', DOCKERFILE)
+    assert len(commands) == DOCKERFILE.count("\nCMD ") > 0
+    for command in commands:
+        assert run_command([command, "--help"]) == 0
+        assert "Usage" in capsys.readouterr().out
 
 
 def test_no_service_runs_as_root_or_where_it_cannot_write() -> None:

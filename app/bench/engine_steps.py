@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from app.errors import Problem
+from app.errors import Problem, UnsupportedOption
 from app.quant.graph import find_activations
 from app.quant.native_cache import scales_from_native_cache
 from app.quant.observation import observation_from_bytes
@@ -65,6 +65,8 @@ def _read_table(request: dict[str, Any]) -> Table:
 
 
 def _build_kind(kind: str, table: Path, request: dict[str, Any], out: Path) -> dict[str, Any]:
+    if kind == _IMPLICIT and request["backend"] != "tensorrt":
+        raise UnsupportedOption(option=kind, reason="TensorRT alone quantizes by a calibration cache")
     is_placement = kind not in _FLOAT and kind != _IMPLICIT
     asked = {
         "model": _placed(kind, table, request, out) if is_placement else request["model"],

@@ -73,7 +73,7 @@ def _build_request(subject: Subject, options: EngineOptions, folder: Path) -> di
         "model": subject.model,
         "shape": _shape(subject, options),
         "backend": options.backend,
-        "kinds": options.kinds or KINDS[options.backend],
+        "kinds": list(dict.fromkeys(options.kinds or KINDS[options.backend])),
         "optimization_level": options.optimization_level,
         "float_type": options.float_type if options.backend == "tensorrt" else "fp32",
         "out": str(folder),

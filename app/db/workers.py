@@ -33,13 +33,16 @@ def running_jobs(session: Session) -> dict[str, str]:
 
 
 def claim_step(session: Session, key: str, job_id: str, attempt: int) -> bool:
-    """Take a step for this attempt; False while another live attempt works on it."""
+    """Take a step for this attempt; False while another attempt, of a worker that lives, works on it.
+
+    A job that was recovered from a dead worker runs by its row until another takes it up. That one may be waiting here.
+    """
     claim = session.get(ClaimRow, key, with_for_update=True)
     if claim is not None and claim.job_id == job_id and claim.attempt > attempt:
         return False
     if claim is not None and (claim.job_id, claim.attempt) != (job_id, attempt):
         owner = session.get(JobRow, claim.job_id)
-        if owner is not None and owner.state == "running" and owner.attempt == claim.attempt and owner.id != job_id:
+        if owner is not None and owner.id != job_id and owner.attempt == claim.attempt and _is_worked_on(session, owner):
             return False
         claim.job_id, claim.attempt = job_id, attempt
         return True
@@ -49,6 +52,10 @@ def claim_step(session: Session, key: str, job_id: str, attempt: int) -> bool:
     except IntegrityError:
         return False
     return True
+
+
+def _is_worked_on(session: Session, job: JobRow) -> bool:
+    return job.state == "running" and session.get(WorkerRow, job.worker_id) is not None
 
 
 def drop_claim(session: Session, key: str, job_id: str, attempt: int) -> None:

@@ -13,6 +13,7 @@ from app.engines.judge_run import Batches
 from app.engines.onnxruntime import RUNTIME_ERRORS, OnnxRuntimeRunner, open_session, session_options
 from app.engines.tensorrt import TensorRtRunner
 from app.errors import JudgeProblem
+from app.errors.problem import words_of
 from app.quant.judge import Comparison
 
 
@@ -85,4 +86,4 @@ def _run_reference(reference: OnnxRuntimeRunner, batch: np.ndarray) -> dict[str,
     try:
         return reference.run(batch)
     except RUNTIME_ERRORS as error:
-        raise JudgeProblem(reason=f"the FP32 model fails on a batch of shape {batch.shape}: {error}") from error
+        raise JudgeProblem(reason=f"the FP32 model fails on a batch of shape {batch.shape}: {words_of(error)}") from error

@@ -19,6 +19,7 @@ from app.engines.onnxruntime import (
     session_options,
 )
 from app.errors import JudgeProblem
+from app.errors.problem import words_of
 from app.quant.judge import Comparison
 
 Batches = Iterable[tuple[np.ndarray, Sequence[int | None]]]
@@ -63,4 +64,4 @@ def _run(runner: OnnxRuntimeRunner, batch: np.ndarray, side: str) -> dict[str, n
     try:
         return runner.run(batch)
     except RUNTIME_ERRORS as error:
-        raise JudgeProblem(reason=f"the {side} fails on a batch of shape {batch.shape}: {error}") from error
+        raise JudgeProblem(reason=f"the {side} fails on a batch of shape {batch.shape}: {words_of(error)}") from error

@@ -146,7 +146,7 @@ def open_session(
             str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers)
         )
     except RUNTIME_ERRORS as error:
-        raise EngineProblem(backend="onnxruntime", reason=words_of(error)) from error
+        raise EngineProblem(backend="onnxruntime", reason=words_of(error, path)) from error
 
 
 def open_tested(
@@ -176,7 +176,7 @@ def _try(plan: Path, request: BuildRequest, model: onnx.ModelProto) -> dict[str,
     try:
         session.run(None, {value.name: _sample(value, request.shapes) for value in model.graph.input})
     except RUNTIME_ERRORS as error:
-        raise EngineProblem(backend="onnxruntime", reason=f"a batch of zeros fails: {words_of(error)}") from error
+        raise EngineProblem(backend="onnxruntime", reason=f"a batch of zeros fails: {words_of(error, plan)}") from error
     return layers
 
 

@@ -209,7 +209,7 @@ def _metadata(request: BuildRequest, tensorrt: TensorRt, device: Device) -> dict
         "compute_capability": [device.compute_capability],
         "gpu": device.name,
         "driver": device.driver,
-        "driver_floor": find_driver_floor() or device.driver,
+        "driver_floor": find_driver_floor(tensorrt.version) or device.driver,
         "platform": "linux-x86_64",
         "session_options": {},
         "version_compatible": request.version_compatible,

@@ -1,14 +1,13 @@
 """The root of the tree: a problem has a status, a slug, facts, and a message that says what to do."""
 
 import inspect
-import re
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 _MAX_FACT_CHARACTERS = 400
 _MAX_LISTED = 100
-#: ONNX Runtime's words.
-_LOADING = re.compile(r"Load model from .*? failed: ?")
 
 
 def printable(fact: object) -> str:
@@ -19,9 +18,10 @@ def printable(fact: object) -> str:
     return text if len(text) <= _MAX_FACT_CHARACTERS else text[:_MAX_FACT_CHARACTERS] + "..."
 
 
-def words_of(error: Exception) -> str:
-    """Return what a runtime says in one line, without the path of the file that it was given."""
-    return _LOADING.sub("", " ".join(str(error).split()))
+def words_of(error: Exception, file: Path | None = None) -> str:
+    """Return what a runtime says in one line; the file that it was given, and those beside it, by their names alone."""
+    words = " ".join(str(error).split())
+    return words.replace(f"{file.parent}{os.sep}", "") if file is not None else words
 
 
 class Problem(Exception):

@@ -69,7 +69,7 @@ class Observer:
 
     def _watch(self) -> Watch:
         if self._spec.watch is None:
-            return Watch()
+            return Watch(self._spec.total_images, most_looks=0)
         return Watch(self._spec.total_images, self._spec.known_images, partial(self._tell, self._spec.watch))
 
     def _tell(self, watch: Callable[[Observation], None], images: int, by_place: list[Histogram]) -> None:

@@ -35,7 +35,7 @@ def optimize_model(model: onnx.ModelProto, fetched: Sequence[str], folder: Path)
     try:
         graph = _optimized(plain, optimized)
     except RUNTIME_ERRORS as error:
-        raise CalibrationProblem(reason=f"onnxruntime cannot load the model: {words_of(error)}") from None
+        raise CalibrationProblem(reason=f"onnxruntime cannot load the model: {words_of(error, plain)}") from None
     for path in (plain, optimized, folder / _BESIDE):
         path.unlink(missing_ok=True)
     _drop_reorders(graph, set(fetched))

@@ -45,7 +45,7 @@ def open_session(path: Path, *, keeps_memory: bool = True) -> ort.InferenceSessi
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except RUNTIME_ERRORS as error:
-        raise CalibrationProblem(reason=f"onnxruntime cannot load the model: {words_of(error)}") from None
+        raise CalibrationProblem(reason=f"onnxruntime cannot load the model: {words_of(error, path)}") from None
 
 
 def run_session(
@@ -55,4 +55,4 @@ def run_session(
     try:
         return [np.asarray(output) for output in session.run(list(names), dict(feeds))]
     except RUNTIME_ERRORS as error:
-        raise CalibrationProblem(reason=f"the model does not run on a batch of shape {shape}: {error}") from None
+        raise CalibrationProblem(reason=f"the model does not run on a batch of shape {shape}: {words_of(error)}") from None

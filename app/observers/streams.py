@@ -89,7 +89,7 @@ class MergeableStream:
         self._idle: SimpleQueue[Pass] = SimpleQueue()
         for lane in passes:
             self._idle.put(lane)
-        self._tell, self._looks = watch.tell, Looks(watch, self._pass_images)
+        self._tell, self._looks, self._total = watch.tell, Looks(watch, self._pass_images), watch.total_images
         self._spare: deque[MergeableCollector] = deque()
         self._stretch = _Stretch(self._spare, parts, self._threads)
         self._done: list[MergeableHistogram] | None = None
@@ -102,12 +102,18 @@ class MergeableStream:
     def add(self, batch: Batch) -> None:
         """Count batch soon; see Stream."""
         self._waiting.append(batch)
-        # Small portions first, so that no thread waits for images to be decoded.
-        portion = min(self._portion, max(1, self._submitted // (4 * self._pass_images)))
+        portion = self._next_portion()
         if sum(map(len, self._waiting)) >= portion * self._pass_images:
             passes = self._take_passes()
             self._waiting = [passes.pop()] if len(passes[-1]) < self._pass_images else []
             self._submit_all(passes, portion)
+
+    def _next_portion(self) -> int:
+        # Small ones first, so that no thread waits for images to be decoded, and last, so that none ends long after others.
+        shares = [self._submitted // 4]
+        if self._total is not None:
+            shares.append((self._total - self._submitted) // (4 * self._threads))
+        return max(1, min(self._portion, min(shares) // self._pass_images))
 
     def _take_passes(self) -> list[Batch]:
         """Return all that waits by passes, of which the last may be smaller; nothing is copied where batches are passes."""

@@ -1,6 +1,6 @@
 """What the uploaded model calls what is in the prepared one: reports and `exclude` speak its names, under every placement."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +16,9 @@ _ABSORBED = frozenset("Add BatchNormalization Div Dropout Flatten Identity Mul R
 _MOVING = frozenset({"Flatten", "Transpose"})
 #: What other operators a node was before: see `heads.convolve_heads` and `simplify.unify_sums`.
 _WAS = {"Conv": ("Conv", "Gemm", "MatMul"), "Add": ("Add", "Sum")}
+
+#: So many nodes are looked at on the way; what a model computes of constants may be a graph of any size.
+_FARTHEST = 64
 
 Origins = Mapping[str, onnx.NodeProto]
 
@@ -76,11 +79,15 @@ def _known_output(node: onnx.NodeProto, given: Index, index: Index) -> str:
 
 def _behind(maker: onnx.NodeProto, kinds: tuple[str, ...], given: Index) -> onnx.NodeProto | None:
     """Return the nearest node of these kinds from maker on upwards, through what preparing absorbs."""
-    waiting = [maker]
-    while waiting:
-        node = waiting.pop(0)
+    waiting, seen = deque([maker]), {maker.output[0]}
+    while waiting and len(seen) <= _FARTHEST:
+        node = waiting.popleft()
         if node.op_type in kinds:
             return node
-        if node.op_type in _ABSORBED:
-            waiting += [given.producers[name] for name in node.input if name in given.producers]
+        if node.op_type not in _ABSORBED:
+            continue
+        for name in node.input:
+            if name in given.producers and (before := given.producers[name]).output[0] not in seen:
+                seen.add(before.output[0])
+                waiting.append(before)
     return None

@@ -26,10 +26,11 @@ def test_every_kind_is_built_and_timed(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_scales_come_from_a_cache_and_what_cannot_be_built_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     cache = ["--cache", str(ROOT / "tests" / "oracle" / "mnist-minmax.cache")]
-    kinds = ["--kind", "default", "--kind", "bf16"]
+    kinds = ["--kind", "default", "--kind", "bf16", "--kind", "implicit"]
     assert run_command(["bench", "engines", str(MODEL), *cache, "--backend", "onnxruntime", *kinds]) == 0
     table = capsys.readouterr().out
     assert "bf16 was not built: engine.precision bf16 is not available" in " ".join(table.split())
+    assert "implicit was not built: implicit is not available" in " ".join(table.split())
     assert "mnist-cnn, batch 8, onnxruntime" in table
 
 

@@ -101,6 +101,8 @@ def test_claim_is_taken_over_only_from_the_dead(database: Database) -> None:
     with database.transaction() as session:
         first, _ = jobs.add_job(session, job_row(new_id("key")))
         second, _ = jobs.add_job(session, job_row(new_id("key")))
+        for name in ("worker-1", "worker-2", "worker-3"):
+            workers.beat(session, WorkerRow(id=name, queues=["cpu"], facts={}))
         jobs.start_attempt(session, first.id, "worker-1")
         jobs.start_attempt(session, second.id, "worker-2")
     with database.transaction() as session:
@@ -112,6 +114,25 @@ def test_claim_is_taken_over_only_from_the_dead(database: Database) -> None:
     with database.transaction() as session:
         assert workers.claim_step(session, key, second.id, 1)
         assert not workers.claim_step(session, key, first.id, 2)
+
+
+def test_the_claim_of_a_job_that_waits_for_another_worker_is_free(database: Database) -> None:
+    key, first_worker, second_worker = new_id("claim"), new_id("worker"), new_id("worker")
+    with database.transaction() as session:
+        first, _ = jobs.add_job(session, job_row(new_id("key")))
+        second, _ = jobs.add_job(session, job_row(new_id("key")))
+        for name, job in ((first_worker, first), (second_worker, second)):
+            workers.beat(session, WorkerRow(id=name, queues=["cpu"], facts={}))
+            jobs.start_attempt(session, job.id, name)
+        assert workers.claim_step(session, key, first.id, 1)
+    with database.transaction() as session:
+        assert not workers.claim_step(session, key, second.id, 1)
+        workers.remove_worker(
+            session, first_worker
+        )  # dead; the only other one has the second job, and the first is in its queue
+    with database.transaction() as session:
+        assert jobs.get_job(session, first.id).state == "running"
+        assert workers.claim_step(session, key, second.id, 1)
 
 
 def test_heartbeats_use_the_database_s_clock(database: Database) -> None:

@@ -1,5 +1,6 @@
 """Engines are built for real: ONNX Runtime on this CPU, TensorRT-RTX ahead of time without a GPU."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,27 @@ def test_rtx_tells_its_errors(tmp_path: Path) -> None:
         build("tensorrt-rtx", broken)
 
 
-def test_onnxruntimes_words_name_no_path_of_this_machine(tmp_path: Path) -> None:
+def save_with_repeated_name(path: Path) -> None:
     model = prepare_model(digits_model())
     model.graph.node[1].name = model.graph.node[0].name = "twice"
-    path = save(model, tmp_path / "m.onnx")
-    with pytest.raises(EngineProblem, match="twice") as engine:
+    save(model, path)
+
+
+def save_without_weights(path: Path) -> None:
+    onnx.save_model(prepare_model(digits_model()), path, save_as_external_data=True, location="weights", size_threshold=0)
+    path.with_name("weights").unlink()
+
+
+@pytest.mark.parametrize(
+    ("write", "word"),
+    [(save_with_repeated_name, "twice"), (save_without_weights, "weights"), (lambda _path: None, r"m\.onnx")],
+)
+def test_onnxruntimes_words_name_no_path_of_this_machine(tmp_path: Path, write: Callable[[Path], None], word: str) -> None:
+    path = tmp_path / "m.onnx"
+    write(path)
+    with pytest.raises(EngineProblem, match=word) as engine:
         open_session(path, session_options(1))
-    with pytest.raises(CalibrationProblem, match="twice") as observer:
+    with pytest.raises(CalibrationProblem, match=word) as observer:
         open_to_observe(path)
     for problem in (engine, observer):
         assert str(tmp_path) not in str(problem.value)

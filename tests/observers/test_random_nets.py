@@ -23,7 +23,8 @@ from tests.observers.test_oracles import TIE, excess_of
 ARCHIVE = Path(__file__).parents[1] / "oracle" / "random-nets.zip"
 NETS = sorted(int(Path(name).stem) for name in zipfile.ZipFile(ARCHIVE).namelist() if name.endswith(".onnx"))
 CLOSE = 4e-6
-MOST_TIES = 1
+#: The only threshold that is a near-tie.
+TIED = {1: ["t23_Mul"]}
 
 
 @dataclass(frozen=True)
@@ -73,5 +74,5 @@ def test_scales_are_tensorrts(tmp_path: Path, number: int) -> None:
         others = [tensor for tensor in tensors if tensor in ours and ours[tensor] != pytest.approx(theirs[tensor], rel=CLOSE)]
         assert method == "entropy" or not others
         ties += [(tensor, excess_of(seen.histograms[tensor], float(theirs[tensor]))) for tensor in others]
+    assert [tensor for tensor, _ in ties] == TIED.get(number, [])
     assert all(excess <= TIE for _, excess in ties), ties
-    assert len(ties) <= MOST_TIES

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -85,3 +86,15 @@ def test_the_name_of_a_sum_behind_a_product_does_not_mean_the_product() -> None:
     model = head("fc", "conv")
     for placement in PLACEMENTS:
         assert "m" in groups(quantized(model, placement=placement, exclude=["output"]))
+
+
+def test_constants_that_are_computed_are_no_labyrinth() -> None:
+    net = Net(["N", 3, 8, 8])
+    net.conv("input", "c1", 3, 16)
+    net.node("Flatten", [net.node("GlobalAveragePool", ["c1"], "pool")], "flat")
+    doubled = net.constant("k0", np.full(5, 1e-9, np.float32), np.float32)
+    for number in range(60):  # each reads the one before twice: 2^60 ways up
+        doubled = net.node("Add", [doubled, doubled], f"k{number + 1}")
+    net.node("Add", [net.node("MatMul", ["flat", net.weight("w", 16, 5)], "m"), doubled], "output")
+    report = quantized(net.model({"output": ["N", 5]}), placement="fused").report
+    assert [row["node"] for row in report["quantized"]] == ["c1_node", "pool_node", "m_node"]

