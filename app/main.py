@@ -40,6 +40,8 @@ _WORKER_STOP_SECONDS = 20
 #: A worker that dies at once is started again after a pause that doubles up to this.
 _MAX_RESTART_PAUSE_SECONDS = 30.0
 _USAGE = 2
+#: What the probe is asked about, one after the other until it lives: all, what needs no GPU, what has no library for one.
+_PROBE_REQUESTS = ({}, {"backends": ["onnxruntime", "tensorrt-rtx"]}, {"backends": ["onnxruntime"]})
 
 _TOKENS_NEEDED = """enginesmith: refusing to listen on {host} without a token: anybody on the network could use this server.
 Set one or more tokens, at least 16 characters each, and start again:
@@ -96,14 +98,15 @@ def _worker(settings: Settings, database: Database) -> tuple[Worker, list[str]]:
 
 
 def find_backends(settings: Settings) -> dict[str, Any]:
-    """Return what the step probe finds here. Where a GPU's library ends that process, GPUs are left alone."""
+    """Return what the step probe finds here. Where a GPU's library ends that process, it is asked about fewer backends."""
     limit, folder = settings.step_limits.inspect_seconds, settings.temporary_folder
-    try:
-        return asyncio.run(run_child(ChildCall(PROBE_STEP, {}, "probe", limit, folder=folder), _warn))
-    except WorkerProblem as problem:
-        log.error("the probe failed, so this worker serves no GPU", problem=problem.detail)
-        call = ChildCall(PROBE_STEP, {"backends": ["onnxruntime"]}, "probe", limit, folder=folder)
-        return asyncio.run(run_child(call, _warn))
+    *attempts, last = (ChildCall(PROBE_STEP, request, "probe", limit, folder=folder) for request in _PROBE_REQUESTS)
+    for call in attempts:
+        try:
+            return asyncio.run(run_child(call, _warn))
+        except WorkerProblem as problem:
+            log.error("the probe failed, so this worker leaves a backend out", asked=call.request, problem=problem.detail)
+    return asyncio.run(run_child(last, _warn))
 
 
 def _warn(event: dict[str, Any]) -> None:

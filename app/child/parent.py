@@ -8,12 +8,12 @@ import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app.child.group import end_group
 from app.errors import BuildTimeout, Problem, StepTimeout, WorkerCrashed, WorkerOom, WorkerProblem, problem_from_json
 from app.settings import child_environment
 
@@ -21,6 +21,7 @@ from app.settings import child_environment
 _MAX_LINE_BYTES = 64 << 20
 _MAX_STDERR_BYTES = 64 << 10
 _WATCH_SECONDS = 0.5
+_EXIT_SECONDS = 0.005
 CHILD_MODULE = ["-m", "app.child.main"]
 
 Report = Callable[[dict[str, Any]], None]
@@ -65,8 +66,8 @@ async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ign
         kind = BuildTimeout if call.stage == "build" else StepTimeout
         raise kind(stage=call.stage, seconds=int(call.timeout_seconds)) from error
     finally:
-        _kill(process)
-        await asyncio.shield(process.wait())
+        end_group(process.pid, process.returncode)
+        await asyncio.shield(_exit_code(process))
         _close(process)
 
 
@@ -88,7 +89,8 @@ async def run_children(
 
 async def _converse(process: Process, call: ChildCall, report: Report, watch: Watch) -> dict[str, Any]:
     assert process.stdin is not None
-    complaints = asyncio.create_task(_tail(process))
+    complaints = bytearray()
+    listening = asyncio.create_task(_listen(process, complaints))
     try:
         await _send(process.stdin, call)
         async for event in _events(process, watch):
@@ -97,23 +99,32 @@ async def _converse(process: Process, call: ChildCall, report: Report, watch: Wa
             if "problem" in event:
                 raise problem_from_json(event["problem"])
             report(event)
-        raise _death(await process.wait(), await complaints)
+        code = await _exit_code(process)
+        end_group(process.pid, code)
+        await asyncio.wait({listening}, timeout=_WATCH_SECONDS)
+        raise _death(code, complaints.decode(errors="replace"))
     finally:
-        complaints.cancel()
+        listening.cancel()
 
 
 async def _events(process: Process, watch: Watch) -> AsyncIterator[dict[str, Any]]:
+    # What the child started may hold the pipe when it is gone; so its exit is looked for, and then the rest is read.
     assert process.stdout is not None
     watched_at = time.monotonic()
     while True:
         reading = asyncio.ensure_future(process.stdout.readline())
-        is_read = False
-        while not is_read:
+        is_read = is_gone = False
+        while not is_read and not is_gone:
+            if is_gone := process.returncode is not None:
+                end_group(process.pid, process.returncode)
             is_read = bool((await asyncio.wait({reading}, timeout=_WATCH_SECONDS))[0])
             if time.monotonic() - watched_at >= _WATCH_SECONDS:  # by the clock: a busy child is watched as well
                 watched_at = time.monotonic()
                 watch()
-        if not (line := reading.result()):
+        if not is_read:
+            reading.cancel()
+            return
+        if not (line := reading.result()).endswith(b"\n"):  # the end, or half a line that a signal cut off
             return
         yield json.loads(line)
 
@@ -128,12 +139,18 @@ async def _send(stdin: asyncio.StreamWriter, call: ChildCall) -> None:
         pass  # it died early; its exit says why
 
 
-async def _tail(process: Process) -> str:
+async def _listen(process: Process, kept: bytearray) -> None:
     assert process.stderr is not None
-    kept = b""
     while chunk := await process.stderr.read(1 << 16):
-        kept = (kept + chunk)[-_MAX_STDERR_BYTES:]
-    return kept.decode(errors="replace")
+        kept += chunk
+        del kept[:-_MAX_STDERR_BYTES]
+
+
+async def _exit_code(process: Process) -> int:
+    # `process.wait()` of Python 3.11 waits for the end of the pipes as well, which what the child started may hold.
+    while process.returncode is None:
+        await asyncio.sleep(_EXIT_SECONDS)
+    return process.returncode
 
 
 def _death(code: int, complaints: str) -> Problem:
@@ -143,13 +160,6 @@ def _death(code: int, complaints: str) -> Problem:
         return WorkerCrashed(reason=f"it was ended by {signal.Signals(-code).name}")
     last = complaints.strip().splitlines()[-1:] or ["it said nothing"]
     return WorkerProblem(reason=f"it ended with code {code}: {last[0]}")
-
-
-def _kill(process: Process) -> None:
-    # It leads a session, so this ends what it started as well, such as the compiler of a kernel: left alone, that would
-    # hold the pipes, whose end is waited for.
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _close(process: Process) -> None:

@@ -106,9 +106,11 @@ def move_job(session: Session, job_id: str, queue: str) -> bool:
     return bool(moved.rowcount)  # type: ignore[attr-defined]
 
 
-def set_wait(session: Session, job_id: str, until: datetime | None) -> None:
-    """Say until when a queued job waits for a worker; None while one is there."""
-    session.execute(sa.update(JobRow).where(JobRow.id == job_id, JobRow.state == "queued").values(wait_until=until))
+def set_wait(session: Session, job_id: str, queue: str, until: datetime | None) -> bool:
+    """Let a job that is queued there wait for a worker until then, or (None) no more. Returns whether that is new."""
+    queued = (JobRow.id == job_id, JobRow.state == "queued", JobRow.queue == queue)
+    is_new = JobRow.wait_until.is_not(None) if until is None else JobRow.wait_until.is_(None)
+    return bool(session.execute(sa.update(JobRow).where(*queued, is_new).values(wait_until=until)).rowcount)  # type: ignore[attr-defined]
 
 
 def release_job(session: Session, fence: Fence) -> bool:

@@ -32,7 +32,7 @@ class Caretaker(threading.Thread):
         super().__init__(name="caretaker", daemon=True)
         self._settings, self._database, self._queue = settings, database, queue
         self._stopping = threading.Event()
-        self._began = time.monotonic()
+        self._starting_since: float | None = None
 
     def run(self) -> None:
         while not self._stopping.wait(_TICK_SECONDS):
@@ -50,11 +50,19 @@ class Caretaker(threading.Thread):
         with self._database.reading() as session:
             live = jobs.list_live_jobs(session)
             fleet = live_fleet(session, self._settings)
-        # Right after the start the server's own worker is on its way; nobody's patience ends before it could be there.
-        is_settled = not fleet.is_starting or time.monotonic() - self._began > _START_SECONDS
+        is_settled = self._is_settled(fleet)
         for row in live:
             if row.state != "queued" or row.queue in fleet.queues or not self._moved(row, fleet):
                 self._look_after(row, fleet.queues, is_settled)
+
+    def _is_settled(self, fleet: Fleet) -> bool:
+        # While the server's own worker is on its way, as after each of its ends, nothing counts as lost and nobody's
+        # patience ends, unless it takes too long.
+        if not fleet.is_starting:
+            self._starting_since = None
+            return True
+        self._starting_since = self._starting_since or time.monotonic()
+        return time.monotonic() - self._starting_since > _START_SECONDS
 
     def _moved(self, row: JobRow, fleet: Fleet) -> bool:
         """Hand a job whose queue nobody serves to a live worker that can do it: another version, or the first of its kind."""
@@ -71,7 +79,7 @@ class Caretaker(threading.Thread):
     def _look_after(self, row: JobRow, queues: set[str], is_settled: bool) -> None:
         now = datetime.now(UTC)
         is_vain = row.wait_until is not None and row.wait_until < now and row.queue not in queues
-        if row.state == "queued":
+        if row.state == "queued" and is_settled:
             self._watch_wait(row, row.queue in queues, now)
         if row.state == "queued" and is_vain and is_settled:
             self._end(row, WorkerUnavailable(capability=_need(row), live=sorted(queues) or "nothing"))
@@ -89,8 +97,7 @@ class Caretaker(threading.Thread):
         seconds = max(self._settings.lost_worker_seconds, row.resolved["spec"]["wait_for_worker_seconds"])
         until = None if is_served else now + timedelta(seconds=seconds)
         with self._database.transaction() as session:
-            jobs.set_wait(session, row.id, until)
-            if until is not None:
+            if jobs.set_wait(session, row.id, row.queue, until) and until is not None:
                 line = f"no live worker serves {_need(row)} any more; the job waits {seconds:.0f} seconds for one"
                 jobs.add_event(session, row.id, "log", {"stage": None, "line": line})
 

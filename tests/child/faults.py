@@ -65,6 +65,17 @@ def hang_with_a_child(request: dict[str, Any], report: Report) -> dict[str, Any]
     return hang(request, report) if request["hangs"] else {}
 
 
+def crash_with_a_child(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Crash while a process that it started lives: a `command`, a `fork`, or a command in a `session` of its own."""
+    if request["how"] == "fork":
+        own = os.fork() or time.sleep(600) or 0  # holds the pipe of the events, too
+    else:
+        sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+        own = subprocess.Popen(sleep, start_new_session=request["how"] == "session").pid
+    report({"log": str(own)})
+    return segfault(request, report)
+
+
 def leave(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
     sys.exit(3)
 

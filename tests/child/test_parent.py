@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,8 +15,9 @@ import psutil
 import pytest
 
 from app.child import main as child_main
+from app.child.group import end_group
 from app.child.parent import ChildCall, run_child
-from app.errors import ModelInspectionLimit, ModelUnsupportedOp, Problem, StepTimeout, WorkerOom, WorkerProblem
+from app.errors import ModelInspectionLimit, ModelUnsupportedOp, Problem, StepTimeout, WorkerCrashed, WorkerOom, WorkerProblem
 
 
 @pytest.fixture(autouse=True)
@@ -92,12 +95,64 @@ def test_what_a_child_started_ends_with_it(hangs: bool) -> None:
     with pytest.raises(StepTimeout) if hangs else nullcontext():
         asyncio.run(run_child(one, told.append))
     (own,) = (int(event["log"]) for event in told)
+    assert has_ended(own)
+
+
+@pytest.mark.parametrize("how", ["command", "fork"])
+def test_a_crash_is_noticed_while_what_the_child_started_lives(how: str) -> None:
+    told: list[dict[str, Any]] = []
+    with pytest.raises(WorkerCrashed, match="SIGSEGV"):
+        asyncio.run(run_child(ChildCall("tests.child.faults:crash_with_a_child", {"how": how}, "test", 10.0), told.append))
+    (own,) = (int(event["log"]) for event in told)
+    assert has_ended(own)
+
+
+def test_what_left_the_session_with_the_pipes_is_not_waited_for() -> None:
+    told: list[dict[str, Any]] = []
+    one = ChildCall("tests.child.faults:crash_with_a_child", {"how": "session"}, "test", 10.0)
+    try:
+        with pytest.raises(WorkerCrashed, match="SIGSEGV"):
+            asyncio.run(run_child(one, told.append))
+    finally:
+        for event in told:
+            os.kill(int(event["log"]), signal.SIGKILL)
+
+
+def test_half_a_line_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """import os, sys; sys.stdin.read(); print('{"result": ', end="", flush=True); os.kill(os.getpid(), 9)"""
+    monkeypatch.setattr("app.child.parent.CHILD_MODULE", ["-c", code])
+    with pytest.raises(WorkerOom):
+        call("answer")
+
+
+def test_a_group_of_somebody_else_is_left_alone() -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with subprocess.Popen(sleep, start_new_session=True) as stranger:
+        end_group(stranger.pid, 0)  # the number of a child that was collected, given to another session since
+        with pytest.raises(subprocess.TimeoutExpired):
+            stranger.wait(0.3)
+        end_group(stranger.pid, None)
+        assert stranger.wait(5) == -signal.SIGKILL
+
+
+def test_a_group_that_may_not_be_killed_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    assert call("answer", {"x": 1})["echo"] == {"x": 1}
+    with pytest.raises(WorkerProblem, match="code 3"):
+        call("leave")
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process ends within 5 seconds; one that does not is killed."""
     for _ in range(50):
-        if not psutil.pid_exists(own) or psutil.Process(own).status() == psutil.STATUS_ZOMBIE:
-            return
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
         time.sleep(0.1)
-    os.kill(own, signal.SIGKILL)
-    pytest.fail("it lives on")
+    os.kill(pid, signal.SIGKILL)
+    return False
 
 
 def test_what_watch_raises_ends_the_child() -> None:

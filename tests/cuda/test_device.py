@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from app.cuda import buffers
+from app.cuda.launch import Launcher
 from app.engines.calibrators import BatchFeed
 from app.errors import GpuLost, GpuOom, Problem
 
@@ -24,24 +25,26 @@ class Memory:
 
 
 class Script:
-    """A pycuda.driver whose calls of one name fail with these words."""
+    """A pycuda.driver whose calls of one name, methods among them, fail with these words."""
 
     def __init__(self, name: str, words: str, is_memory: bool) -> None:
         module = ModuleType("pycuda.driver")
         error = type("Error", (Exception,), {})
         memory = type("MemoryError", (error,), {})
-        calls: dict[str, Callable[..., Any]] = {
-            "mem_alloc": lambda _size: Memory(),
-            "memcpy_htod_async": lambda *_: None,
-            "memcpy_dtoh_async": lambda *_: None,
-            "memset_d8_async": lambda *_: None,
-            "Stream": Stream,
-            "Event": object,
-        }
 
         def fail(*_: Any) -> None:
             raise (memory if is_memory else error)(f"{name} failed: {words}")
 
+        allocation = type("Allocation", (Memory,), {name: fail})
+        calls: dict[str, Callable[..., Any]] = {
+            "mem_alloc": lambda _size: allocation(),
+            "memcpy_htod_async": lambda *_: None,
+            "memcpy_dtoh_async": lambda *_: None,
+            "memset_d8_async": lambda *_: None,
+            "Stream": type("Stream", (Stream,), {name: fail}),
+            "Event": object,
+            "module_from_buffer": lambda _cubin: None,
+        }
         for own, does in (calls | {name: fail, "Error": error, "MemoryError": memory}).items():
             setattr(module, own, does)
         self.module = module
@@ -66,6 +69,11 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return install
 
 
+def launcher() -> Launcher:
+    """Return a launcher of no kernels."""
+    return Launcher(b"", {}, buffers.open_stream())
+
+
 @pytest.mark.parametrize(
     ("call", "act"),
     [
@@ -75,6 +83,13 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         ("Stream", buffers.open_stream),
         ("Event", buffers.open_event),
         ("mem_alloc", lambda: buffers.DeviceBuffer(8)),
+        ("free", lambda: buffers.DeviceBuffer(8).free()),
+        ("module_from_buffer", launcher),
+        ("memset_d8_async", lambda: launcher().allocate(8)),
+        ("synchronize", lambda: launcher().upload(buffers.DeviceBuffer(8), np.zeros(1))),
+        ("synchronize", lambda: launcher().download(buffers.DeviceBuffer(8), np.zeros(1))),
+        ("synchronize", lambda: launcher().free([])),
+        ("free", lambda: launcher().free([buffers.DeviceBuffer(8)])),
     ],
 )
 @pytest.mark.parametrize(
@@ -88,8 +103,10 @@ def test_every_call_raises_the_problem_that_it_means(
         act()
 
 
-def test_a_gpu_that_is_lost_under_tensorrt_s_calibrator_fails_as_such(failing: Callable[..., None]) -> None:
-    failing("memcpy_htod_async", "unspecified launch failure")
+@pytest.mark.parametrize("call", ["mem_alloc", "memcpy_htod_async", "synchronize"])
+def test_a_gpu_that_is_lost_under_tensorrt_s_calibrator_fails_as_such(failing: Callable[..., None], call: str) -> None:
+    failing(call, "unspecified launch failure")
     feed = BatchFeed(iter([np.zeros((2, 3), np.float32)]), 2)
     assert feed.take(["x"]) is None
     assert isinstance(feed.error, GpuLost)
+    assert feed.taken == 0

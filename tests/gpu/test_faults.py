@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,9 @@ def test_a_build_that_takes_too_long_is_ended_and_gives_its_memory_back(tmp_path
     assert after > before - _SLACK_BYTES
 
 
-def test_timings_are_kept_for_the_fleet_and_taken_by_another_job(tmp_path: Path, gpu: Device) -> None:
+def test_timings_are_kept_for_the_fleet_and_taken_by_another_job(
+    tmp_path: Path, gpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with run_job(tmp_path, level=1) as run:
         find_or_build(run, None)
         first = stored_timings(run)
@@ -86,13 +89,22 @@ def test_timings_are_kept_for_the_fleet_and_taken_by_another_job(tmp_path: Path,
         assert engine is not None
         changed = run.job.spec.model_copy(update={"engine": engine.model_copy(update={"tf32": True})})
         run.job = run.job.model_copy(update={"spec": changed})
+        (run.folder / "timings").unlink(missing_ok=True)  # another job has a folder of its own
+        given, child = [], run.child
+
+        def look(target: str, request: dict[str, Any]) -> dict[str, Any]:
+            given.append(Path(request["timing_cache"]).read_bytes())
+            return child(target, request)
+
+        monkeypatch.setattr(run, "child", look)
         find_or_build(run, None)
-        assert stored_timings(run) >= first > 0
-        assert not [line for line in log_of(run) if "refused" in line]
+        assert given == [first]
+        assert len(stored_timings(run)) >= len(first) > 0
+        assert not [line for line in log_of(run) if "timing cache will not be used" in line]  # as it says of a spoilt one
 
 
-def stored_timings(run: Run) -> int:
-    """Return the size of the only timing cache that is stored."""
+def stored_timings(run: Run) -> bytes:
+    """Return the only timing cache that is stored."""
     with run.worker.database.reading() as session:
         (row,) = session.query(TimingCacheRow).all()
-        return run.worker.blobs.fetch(row.body).stat().st_size
+        return run.worker.blobs.fetch(row.body).read_bytes()

@@ -118,6 +118,81 @@ def caretaken(tmp_path: Path) -> Iterator[tuple[Caretaker, Database]]:
     database.close()
 
 
+def test_the_start_of_the_server_s_own_worker_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(data=tmp_path, worker=True, dead_after_seconds=0.2)
+    prepare_queue(settings.effective_jobs_url)
+    database, queue = Database(settings.effective_database_url), JobQueue(settings.effective_jobs_url)
+    migrate(database)
+    row, worker = _waiting("9.0"), worker_row("10.6.0", "9.0")
+    row.queue, row.wait_until = "trt10.6-sm90", None
+    job_id = row.id
+    with database.transaction() as session:
+        jobs.add_job(session, row)
+    caretaker = Caretaker(settings, database, queue)
+    caretaker.tick()
+    assert waits_of(database, job_id) == (False, 0)
+    with database.transaction() as session:
+        workers.beat(session, worker)
+    caretaker.tick()
+    monkeypatch.setattr("app.jobs.caretaker._START_SECONDS", 1.0)
+    time.sleep(1.1)  # the server has been there for long; its worker is gone and started again
+    caretaker.tick()
+    time.sleep(0.2)
+    caretaker.tick()
+    assert waits_of(database, job_id) == (False, 0)
+    time.sleep(1.0)
+    caretaker.tick()
+    assert waits_of(database, job_id) == (True, 1)
+    queue.close()
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("between", "waits"),
+    [("nothing", (True, 1)), ("told", (True, 1)), ("claimed", (False, 0)), ("cancelled", (False, 0)), ("moved", (False, 0))],
+)
+def test_a_wait_is_told_once_and_of_a_job_that_still_waits(
+    caretaken: tuple[Caretaker, Database], monkeypatch: pytest.MonkeyPatch, between: str, waits: tuple[bool, int]
+) -> None:
+    caretaker, database = caretaken
+    row = _waiting("9.0")
+    row.queue, row.wait_until = "trt10.6-sm90", None
+    job_id = row.id
+    with database.transaction() as session:
+        jobs.add_job(session, row)
+    with database.reading() as session:
+        read = jobs.list_live_jobs(session)
+    if between == "told":
+        caretaker.tick()  # as another server's would
+    with database.transaction() as session:
+        if between == "claimed":
+            assert jobs.start_attempt(session, job_id, "wrk_1")
+        elif between == "cancelled":
+            assert jobs.end_unfenced(session, job_id, "cancelled", None)
+        elif between == "moved":
+            assert jobs.move_job(session, job_id, "trt10.7-sm90")
+    monkeypatch.setattr(jobs, "list_live_jobs", lambda _session: read)
+    caretaker.tick()
+    assert waits_of(database, job_id) == waits
+
+
+def test_a_wait_ends_once(caretaken: tuple[Caretaker, Database]) -> None:
+    _, database = caretaken
+    row = _waiting("9.0")
+    job_id = row.id
+    with database.transaction() as session:
+        jobs.add_job(session, row)
+        assert jobs.set_wait(session, job_id, "trt", None)
+        assert not jobs.set_wait(session, job_id, "trt", None)
+
+
+def waits_of(database: Database, job_id: str) -> tuple[bool, int]:
+    """Return whether the job waits for a worker, and how many lines its log has."""
+    with database.reading() as session:
+        logged = [event for event in jobs.list_events(session, job_id, 0) if event.kind == "log"]
+        return jobs.get_job(session, job_id).wait_until is not None, len(logged)
+
+
 def test_a_job_whose_only_worker_is_lost_waits_a_while_and_says_so(caretaken: tuple[Caretaker, Database]) -> None:
     caretaker, database = caretaken
     row = _waiting("9.0")

@@ -25,6 +25,20 @@ def test_what_needs_no_gpu_is_served_without_it(
     assert words in told.out + told.err
 
 
+@pytest.mark.parametrize(
+    ("library", "queues"), [("__version__ = '1.6.0'", ["cpu", "rtx"]), ("import ctypes; ctypes.string_at(0)", ["cpu"])]
+)
+def test_a_crash_of_tensorrt_takes_nothing_along_that_does_not_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, queues: list[str]
+) -> None:
+    packages = write_packages(tmp_path / "site", "segfault")
+    (packages / "tensorrt_rtx.py").write_text(library, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(packages))
+    settings = Settings(data=tmp_path)
+    settings.temporary_folder.mkdir(parents=True)
+    assert find_backends(settings)["queues"] == queues
+
+
 def test_queues_are_those_that_can_be_served(tmp_path: Path) -> None:
     assert choose_queues(Settings(data=tmp_path), ["cpu", "rtx"]) == ["cpu", "rtx"]
     assert choose_queues(Settings(data=tmp_path, queues=("cpu",)), ["cpu", "rtx"]) == ["cpu"]
