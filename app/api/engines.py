@@ -51,13 +51,16 @@ def get_engine(engine_id: str, service: InService) -> dict[str, Any]:
 @router.head("/{engine_id}/plan", include_in_schema=False)
 @router.get("/{engine_id}/plan")
 def get_plan(engine_id: str, request: Request, service: InService, target: InTarget) -> Response:
-    """Return the plan's bytes: strong ETag = digest, Range; 409 with a rebuild link where it does not load on the target."""
+    """Return the plan's bytes: strong ETag = digest, Range; 409 where it does not load on the target.
+
+    With a rebuild link, but for a driver that is too old: the same worker would build the same plan.
+    """
     with service.database.reading() as session:
         row = results.get_engine(session, engine_id)
     if built := find_mismatch(row.facts, replace(target, driver=None)):
         raise EngineTargetMismatch(engine=row.id, built=built, rebuild=_rebuild_link(row.id, target))
     if built := find_mismatch(row.facts, target):
-        raise EngineDriverTooOld(engine=row.id, built=built, rebuild=None)  # the same worker would build the same plan
+        raise EngineDriverTooOld(engine=row.id, built=built, rebuild=None)
     return blob_response(request, service.blobs, row.plan, f"{row.id}.{_ENDINGS.get(row.backend, 'plan')}")
 
 

@@ -44,7 +44,8 @@ class MigrateQuery(QuantizeQuery):
     """How a cache is taken over, and what is made of it: see `app.api.importing` and `app.spec.QuantizeSpec`.
 
     `preprocess` and `judge_images` (default all) are for the file `images`: see `app.api.comparing`. `dataset`: what is
-    measured on for fill=minmax-from-dataset and extremes=true, which else measure on `images`; `wait`: so long for that.
+    measured on for fill=minmax-from-dataset and extremes=true, which else measure on `images`; `wait`: seconds that the
+    answer is held back for that.
     """
 
     min_coverage: float = Field(default=0.5, ge=0, le=1)

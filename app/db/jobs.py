@@ -1,5 +1,6 @@
 """Jobs: one conditional UPDATE a change, fenced by the attempt."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -89,11 +90,20 @@ def end_job(session: Session, fence: Fence, state: str, **values: Any) -> bool:
     return True
 
 
-def end_unfenced(session: Session, job_id: str, state: str, error: dict[str, Any] | None) -> bool:
-    """End a live job from outside its worker: by cancel, or because no worker will. Returns whether it was live."""
+def cancel_job(session: Session, job_id: str) -> bool:
+    """End a live job from outside its worker. Returns whether it was live."""
+    return _end_unfenced(session, job_id, LIVE_STATES, "cancelled", None)
+
+
+def fail_queued_job(session: Session, job_id: str, error: dict[str, Any]) -> bool:
+    """End a job that no worker will take. Returns whether it was queued: one may have taken it just now."""
+    return _end_unfenced(session, job_id, ("queued",), "failed", error)
+
+
+def _end_unfenced(session: Session, job_id: str, states: Sequence[str], state: str, error: dict[str, Any] | None) -> bool:
     values = {"state": state, "error": error, "ended_at": now(), "stage": None}
-    live = (JobRow.id == job_id, JobRow.state.in_(LIVE_STATES))
-    if not session.execute(sa.update(JobRow).where(*live).values(**values)).rowcount:  # type: ignore[attr-defined]
+    ends = (JobRow.id == job_id, JobRow.state.in_(states))
+    if not session.execute(sa.update(JobRow).where(*ends).values(**values)).rowcount:  # type: ignore[attr-defined]
         return False
     add_event(session, job_id, "done", {"state": state, "error": error})
     return True

@@ -103,7 +103,7 @@ class Caretaker(threading.Thread):
 
     def _end(self, row: JobRow, problem: Problem) -> None:
         with self._database.transaction() as session:
-            jobs.end_unfenced(session, row.id, "failed", problem.to_job_error())
+            jobs.fail_queued_job(session, row.id, problem.to_job_error())
 
 
 def _need(row: JobRow) -> str:

@@ -70,7 +70,7 @@ def cancel(service: Service, job_id: str) -> JobRow:
     """End a live job as cancelled, for everyone who joined it; one that has ended stays as it is. Raises NotFound."""
     with service.database.transaction() as session:
         jobs.get_job(session, job_id)
-        was_live = jobs.end_unfenced(session, job_id, "cancelled", None)
+        was_live = jobs.cancel_job(session, job_id)
     if was_live:
         service.queue.cancel(job_id)
     with service.database.reading() as session:

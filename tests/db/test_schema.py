@@ -56,7 +56,7 @@ def test_single_flight_is_the_database_s(database: Database) -> None:
         second, joined = jobs.add_job(session, job_row(key))
     assert (joined, second.id) == (True, first.id)
     with database.transaction() as session:
-        assert jobs.end_unfenced(session, first.id, "cancelled", None)
+        assert jobs.cancel_job(session, first.id)
     with database.transaction() as session:
         third, joined = jobs.add_job(session, job_row(key))
     assert (joined, third.id == first.id) == (False, False)
@@ -114,6 +114,17 @@ def test_claim_is_taken_over_only_from_the_dead(database: Database) -> None:
     with database.transaction() as session:
         assert workers.claim_step(session, key, second.id, 1)
         assert not workers.claim_step(session, key, first.id, 2)
+
+
+def test_a_job_that_was_taken_meanwhile_is_not_failed_for_want_of_a_worker(database: Database) -> None:
+    with database.transaction() as session:
+        first, _ = jobs.add_job(session, job_row(new_id("key")))
+        second, _ = jobs.add_job(session, job_row(new_id("key")))
+        jobs.start_attempt(session, first.id, new_id("worker"))
+        assert not jobs.fail_queued_job(session, first.id, {"code": "worker_unavailable"})
+        assert jobs.fail_queued_job(session, second.id, {"code": "worker_unavailable"})
+    with database.reading() as session:
+        assert [jobs.get_job(session, row.id).state for row in (first, second)] == ["running", "failed"]
 
 
 def test_the_claim_of_a_job_that_waits_for_another_worker_is_free(database: Database) -> None:

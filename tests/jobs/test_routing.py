@@ -168,7 +168,7 @@ def test_a_wait_is_told_once_and_of_a_job_that_still_waits(
         if between == "claimed":
             assert jobs.start_attempt(session, job_id, "wrk_1")
         elif between == "cancelled":
-            assert jobs.end_unfenced(session, job_id, "cancelled", None)
+            assert jobs.cancel_job(session, job_id)
         elif between == "moved":
             assert jobs.move_job(session, job_id, "trt10.7-sm90")
     monkeypatch.setattr(jobs, "list_live_jobs", lambda _session: read)

@@ -70,8 +70,8 @@ def compiled(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("size", [1, 15, 16, 17, 70, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 37])
-@pytest.mark.parametrize("zeros", [0.0, 0.4, 0.97, 1.0])
+@pytest.mark.parametrize("size", [1, 16, 17, BLOCK + 1, 2 * BLOCK + 37])
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("special", [(), (-0.0, 1e-45, 1e-40), (3.4e38, 6.0, 6.0), (-1e-3,)])
 def test_zeros_are_counted_however_the_kernel_is_compiled(tmp_path, size, zeros, special):
     random = np.random.default_rng(size)
