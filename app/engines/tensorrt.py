@@ -124,19 +124,21 @@ def naming_lean_runtime(request: BuildRequest, tensorrt: TensorRt) -> Iterator[N
     try:
         yield
     except EngineProblem as problem:
-        lean = f"libnvinfer_lean.so.{tensorrt.version.split('.')[0]}"
-        if not request.version_compatible or _is_installed(lean):
+        lean = find_missing_lean(tensorrt.version) if request.version_compatible else None
+        if lean is None:
             raise
         advice = f"a version_compatible plan carries {lean}, which is not installed here; install it, or leave the option out"
         raise tensorrt.problem(f"{advice}: {problem.facts['reason']}") from problem  # a long reason is cut at its end
 
 
-def _is_installed(library: str) -> bool:
+def find_missing_lean(version: str) -> str | None:
+    """Return the library of the lean runtime, which version-compatible plans carry, where it cannot be loaded here."""
+    library = f"libnvinfer_lean.so.{version.split('.')[0]}"
     try:
         ctypes.CDLL(library)
     except OSError:
-        return False
-    return True
+        return library
+    return None
 
 
 def _is_typed(request: BuildRequest) -> bool:

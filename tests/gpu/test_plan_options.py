@@ -1,7 +1,6 @@
 """Plans of the real TensorRT whose options change where they load, what they compute in, or what they take."""
 
 import asyncio
-import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ import pytest
 from app.child.parent import ChildCall, run_child
 from app.cuda.device import Device
 from app.cuda.execution import Execution
-from app.cuda.runtime import find_tensorrt, open_tensorrt
+from app.cuda.runtime import open_tensorrt
 from app.engines.backend import BuildRequest, get_backend
 from app.engines.targets import Target, find_mismatch
-from app.engines.tensorrt import TensorRtRunner
+from app.engines.tensorrt import TensorRtRunner, find_missing_lean
 from app.errors import EngineProblem, UnsupportedOption
 from app.spec import ShapeProfile
 from app.worker.stages.latency import STEP
@@ -22,19 +21,12 @@ from tests.gpu.digits import SHAPES, accuracy, build_digits
 from tests.observers.nets import run_all, save_net
 
 
-def find_lean() -> str | None:
-    """Return the name of the lean runtime's library where it cannot be loaded, None where it can."""
-    trt = find_tensorrt()
-    name = f"libnvinfer_lean.so.{trt.__version__.split('.')[0] if trt else 10}"
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return name
-    return None
+def missing_lean() -> str | None:
+    return find_missing_lean(open_tensorrt(lambda _: None).version)
 
 
 def test_without_its_lean_runtime_a_version_compatible_plan_is_refused_by_its_name(tmp_path: Path) -> None:
-    lean = find_lean()
+    lean = missing_lean()
     if lean is None:
         pytest.skip("the lean runtime is installed here")
     with pytest.raises(EngineProblem, match=lean.replace(".", r"\.")):
@@ -42,7 +34,7 @@ def test_without_its_lean_runtime_a_version_compatible_plan_is_refused_by_its_na
 
 
 def test_a_version_compatible_plan_of_all_options_runs(tmp_path: Path) -> None:
-    if find_lean() is not None:
+    if missing_lean() is not None:
         pytest.skip("the lean runtime, which such a plan carries, is not installed here")
     chosen = {"version_compatible": True, "hardware_compatible": True, "float_type": "fp16"}
     request, result, _ = build_digits(tmp_path, "int8", **chosen)

@@ -72,6 +72,16 @@ def super_resolution(opset: int) -> onnx.ModelProto:
     return net.model("out")
 
 
+def _merge_patches(net: Graph, grid: str) -> None:
+    """Join four neighbours of an 8 x 8 grid of 32 channels, each taken by a strided Slice, to `pmr`."""
+    for i, starts in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
+        numbers = {"st": starts, "en": (2**31, 2**31), "ax": (1, 2), "sp": (2, 2)}
+        constants = [net.constant(f"{name}{i}", values, np.int64) for name, values in numbers.items()]
+        net.node("Slice", [grid, *constants], f"pm{i}")
+    net.node("Concat", ["pm0", "pm1", "pm2", "pm3"], "pmc", axis=-1)
+    _reshape(net, "pmc", "pmr", [-1, 16, 128])
+
+
 def patch_merging(opset: int) -> onnx.ModelProto:
     """Swin: cyclic shift in both directions, windows with a mask, and patch merging by strided Slices."""
     net = Graph(opset)
@@ -116,22 +126,7 @@ def patch_merging(opset: int) -> onnx.ModelProto:
     net.node("Concat", ["d1", "d2"], "back", axis=1)
     _reshape(net, "back", "bt", [-1, 64, 32])
     net.node("Add", ["tok", "bt"], "res")
-    # patch merging
-    _reshape(net, "res", "pg", [-1, 8, 8, 32])
-    for i, (a, b) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
-        net.node(
-            "Slice",
-            [
-                "pg",
-                net.constant(f"st{i}", [a, b], np.int64),
-                net.constant(f"en{i}", [2**31, 2**31], np.int64),
-                net.constant(f"ax{i}", [1, 2], np.int64),
-                net.constant(f"sp{i}", [2, 2], np.int64),
-            ],
-            f"pm{i}",
-        )
-    net.node("Concat", ["pm0", "pm1", "pm2", "pm3"], "pmc", axis=-1)
-    _reshape(net, "pmc", "pmr", [-1, 16, 128])
+    _merge_patches(net, _reshape(net, "res", "pg", [-1, 8, 8, 32]))
     net.node("MatMul", ["pmr", net.weight("red", 128, 64)], "merged")
     net.reduce_mean("merged", "mean", [1], keepdims=0)
     net.node("Gemm", ["mean", net.weight("fc", 10, 64), net.weight("fcb", 10)], "out", transB=1)
