@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TextIO
 
 import structlog
@@ -21,8 +21,9 @@ import uvicorn
 from app.api.app import create_app
 from app.blobs.open import open_blobs
 from app.blobs.store import BlobStore
-from app.child.parent import ChildCall, run_child
+from app.child.parent import ChildCall, Take, no_child, run_child
 from app.child.sandbox import die_with_parent
+from app.child.spare import Spare
 from app.db.database import Database
 from app.db.migrate import migrate
 from app.errors import WorkerProblem
@@ -31,7 +32,7 @@ from app.jobs.queue import JobQueue, prepare_queue
 from app.jobs.resolve import installed_tools
 from app.log import configure_logging
 from app.settings import Settings
-from app.worker.context import PROBE_STEP, Worker
+from app.worker.context import PROBE_STEP, WARM_UP, Worker
 
 log = structlog.get_logger()
 
@@ -84,16 +85,17 @@ def work(settings: Settings) -> int:
     prepare_queue(settings.effective_jobs_url)
     database = Database(settings.effective_database_url, patience_seconds=settings.dead_after_seconds)
     migrate(database)
-    worker, queues = _worker(settings, database)
-    serve_queues(worker, choose_queues(settings, queues))
+    with Spare(WARM_UP) if settings.spare else nullcontext() as spare:
+        worker, queues = _worker(settings, database, spare.take if spare else no_child)
+        serve_queues(worker, choose_queues(settings, queues))
     database.close()
     return 0
 
 
-def _worker(settings: Settings, database: Database) -> tuple[Worker, list[str]]:
+def _worker(settings: Settings, database: Database, take: Take) -> tuple[Worker, list[str]]:
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     found = find_backends(settings)
-    worker = Worker(name, settings, database, _blobs(settings), found["backends"], installed_tools())
+    worker = Worker(name, settings, database, _blobs(settings), found["backends"], installed_tools(), take=take)
     return worker, found["queues"]
 
 

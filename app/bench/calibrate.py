@@ -13,8 +13,10 @@ from typing import Any
 from app.bench.agreement import compare_amax
 from app.bench.prepare import Wanted, prepare
 from app.bench.subject import Subject
-from app.child.parent import ChildCall, run_child
+from app.child.parent import ChildCall, Take, no_child, run_child
+from app.child.process import start_child, wait_until_warm
 from app.errors import Problem
+from app.worker.context import WARM_UP
 
 #: What a plain forward pass is tried with; the fastest is the yardstick.
 PLAIN_SETTINGS = tuple(
@@ -24,6 +26,8 @@ PLAIN_SETTINGS = tuple(
 )
 _ADDED_SHARE = 20
 _PREPARED = "prepared"
+#: What a worker runs in processes that it started before.
+_OURS = ("ours:", "prepared:")
 _TIMEOUT_SECONDS = 4 * 3600
 
 
@@ -57,8 +61,9 @@ class Bench:
         python = request.pop("python", sys.executable)
         request["subject"] = self.subject.to_json()
         call = ChildCall(f"app.bench.{step}", request, "bench", _TIMEOUT_SECONDS, python=python)
+        take = _take_warm() if step.startswith(_OURS) else no_child
         began = time.perf_counter()
-        measured = asyncio.run(run_child(call))
+        measured = asyncio.run(run_child(call, take=take))
         return measured | {"process_seconds": time.perf_counter() - began}
 
     def observe(self, out: str, images: int | None = None, known: str | None = None) -> dict[str, Any]:
@@ -134,6 +139,13 @@ def _compared(measured: dict[str, Any], plain: dict[str, Any], amax: dict[str, f
     theirs = measured.pop("amax")
     ratios = {"ratio": measured["seconds"] / plain["seconds"], "memory_ratio": measured["peak_bytes"] / plain["peak_bytes"]}
     return measured | ratios | {"agreement": compare_amax(amax, theirs)}
+
+
+def _take_warm() -> Take:
+    """Start a process as a worker keeps one, wait until it is warm, and return what gives it."""
+    child = start_child(sys.executable, WARM_UP)
+    wait_until_warm(child)
+    return lambda: child
 
 
 def _median(measured: list[dict[str, Any]]) -> dict[str, float]:

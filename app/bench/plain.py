@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from app.bench.meter import Meter
 from app.bench.subject import Subject
+from app.observers.warm import warm_runtime
 
 
 def plain(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def plain(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) ->
     subject = Subject.from_json(request["subject"])
     cores = len(os.sched_getaffinity(0))
     is_wide = request["threads"] == "one session, all threads"
+    warm_runtime()  # as the process that ours begins in
     meter = Meter()
     options = ort.SessionOptions()
     options.intra_op_num_threads = cores if is_wide else 1

@@ -10,17 +10,22 @@ from typing import Any
 from app.child import sandbox
 from app.errors import ModelInspectionLimit, Problem
 
-Step = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
-
 
 def main() -> None:
-    """Run the call that stands on stdin."""
-    sandbox.die_with_parent(int(sys.argv[1]))
+    """Run the call that stands on stdin; warm up before, if argv names a function for it."""
+    parent, *warm_up = sys.argv[1:]
+    sandbox.die_with_parent(int(parent))
     say = _take_stdout()
-    call = json.load(sys.stdin)
+    sandbox.forbid_privileges()
+    if warm_up:
+        find_function(warm_up[0])()
+        say({"warm": True})
+    if not (words := sys.stdin.read()):
+        return  # it was a spare one, and is not needed
+    call = json.loads(words)
+    os.chdir(call["folder"])
     if call["memory_bytes"]:
         sandbox.limit_memory(call["memory_bytes"])
-    sandbox.forbid_privileges()
     say(_answer(call, say))
 
 
@@ -33,14 +38,14 @@ def _answer(call: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict
         return {"problem": ModelInspectionLimit().to_json()}
 
 
-def find_function(target: str) -> Step:
+def find_function(target: str) -> Callable[..., Any]:
     """Return the function "app.room.module:name". Raises Problem for any other module."""
     if not target.startswith("app."):
         raise Problem(reason=f"no child runs {target}")
     return import_function(target)
 
 
-def import_function(target: str) -> Step:
+def import_function(target: str) -> Callable[..., Any]:
     """Return the function "module:name"."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -2,30 +2,30 @@
 
 import asyncio
 import json
-import os
 import signal
 import sys
 import time
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from app.child.group import end_group
+from app.child.process import Child, end_group, has_exited, start_child
 from app.errors import BuildTimeout, Problem, StepTimeout, WorkerCrashed, WorkerOom, WorkerProblem, problem_from_json
-from app.settings import child_environment
 
 #: One line of a child: a result of a large model's inspection is the longest.
 _MAX_LINE_BYTES = 64 << 20
 _MAX_STDERR_BYTES = 64 << 10
 _WATCH_SECONDS = 0.5
 _EXIT_SECONDS = 0.005
-CHILD_MODULE = ["-m", "app.child.main"]
 
 Report = Callable[[dict[str, Any]], None]
 Watch = Callable[[], None]
+#: Gives a process that was started before there was a call, if there is one.
+Take = Callable[[], Child | None]
 
 
 @dataclass(frozen=True)
@@ -47,38 +47,37 @@ def ignore(*_event: Any) -> None:
     """Take a report, or a look around, and do nothing."""
 
 
-async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ignore) -> dict[str, Any]:
+def no_child() -> None:
+    """Give no process, so that one is started for the call."""
+
+
+async def run_child(call: ChildCall, report: Report = ignore, watch: Watch = ignore, take: Take = no_child) -> dict[str, Any]:
     """Run the call in a process of its own and return what its function returned.
 
     `report` gets each event, `watch` is called twice a second: whatever they raise ends the child, as cancelling this
     coroutine does. Raises the Problem that the function raised, StepTimeout (of a build: BuildTimeout), WorkerOom,
     WorkerCrashed for a child that a signal ended, or WorkerProblem for another that gave no answer.
     """
-    process = await asyncio.create_subprocess_exec(
-        call.python, "-P", *CHILD_MODULE, str(os.getpid()),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env=child_environment(), cwd=call.folder, start_new_session=True, limit=_MAX_LINE_BYTES,
-    )  # fmt: skip
+    child = (call.python == sys.executable and take()) or start_child(call.python)
     try:
-        async with asyncio.timeout(call.timeout_seconds):
-            return await _converse(process, call, report, watch)
+        async with asyncio.timeout(call.timeout_seconds), _Pipes(child) as pipes:
+            return await _converse(pipes, call, report, watch)
     except TimeoutError as error:
         kind = BuildTimeout if call.stage == "build" else StepTimeout
         raise kind(stage=call.stage, seconds=int(call.timeout_seconds)) from error
     finally:
-        end_group(process.pid, process.returncode)
-        await asyncio.shield(_exit_code(process))
-        _close(process)
+        end_group(child)
+        await asyncio.shield(_exit_code(child))
 
 
 async def run_children(
-    calls: Sequence[ChildCall], report: Callable[[int, dict[str, Any]], None], watch: Watch
+    calls: Sequence[ChildCall], report: Callable[[int, dict[str, Any]], None], watch: Watch, take: Take = no_child
 ) -> list[dict[str, Any]]:
-    """Run all calls at once, each in a process of its own, and return what they returned, in their order.
+    """Run all calls at once, each as `run_child` does, and return what they returned, in their order.
 
     `report` gets the number of the call with each event. The first call that fails ends the others; raises its problem.
     """
-    tasks = [asyncio.ensure_future(run_child(call, partial(report, number), watch)) for number, call in enumerate(calls)]
+    tasks = [asyncio.ensure_future(run_child(call, partial(report, number), watch, take)) for number, call in enumerate(calls)]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -87,36 +86,82 @@ async def run_children(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _converse(process: Process, call: ChildCall, report: Report, watch: Watch) -> dict[str, Any]:
-    assert process.stdin is not None
-    complaints = bytearray()
-    listening = asyncio.create_task(_listen(process, complaints))
-    try:
-        await _send(process.stdin, call)
-        async for event in _events(process, watch):
-            if "result" in event:
-                return event["result"]
-            if "problem" in event:
-                raise problem_from_json(event["problem"])
+class _Kept(asyncio.Protocol):
+    """Keeps the last bytes of what a child says on stderr, until it ends."""
+
+    def __init__(self) -> None:
+        self.words = bytearray()
+        self.ended = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.words += data
+        del self.words[:-_MAX_STDERR_BYTES]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set()
+
+
+class _Pipes:
+    """A child's pipes in this event loop; a context manager."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self.events = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
+        self.complaints = _Kept()
+        self._open: list[asyncio.BaseTransport] = []
+
+    async def __aenter__(self) -> Self:
+        loop, child = asyncio.get_running_loop(), self.child
+        assert child.stdout is not None
+        assert child.stderr is not None
+        reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self.events), child.stdout)
+        listening, _ = await loop.connect_read_pipe(lambda: self.complaints, child.stderr)
+        self._open += [reading, listening]
+        return self
+
+    async def send(self, call: ChildCall) -> None:
+        """Begin to tell the child what it shall do. If it died early its exit says why."""
+        assert self.child.stdin is not None
+        words = {"target": call.target, "request": call.request, "memory_bytes": call.memory_bytes}
+        writing, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, self.child.stdin)
+        self._open.append(writing)
+        writing.write(json.dumps(words | {"folder": str(call.folder)}).encode())
+        writing.close()  # once all is written
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for transport in self._open:
+            if isinstance(transport, asyncio.WriteTransport) and transport.get_write_buffer_size():
+                transport.abort()  # what the child did not read it never will
+            transport.close()
+
+
+async def _converse(pipes: _Pipes, call: ChildCall, report: Report, watch: Watch) -> dict[str, Any]:
+    await pipes.send(call)
+    async for event in _events(pipes, watch):
+        if "result" in event:
+            return event["result"]
+        if "problem" in event:
+            raise problem_from_json(event["problem"])
+        if "warm" not in event:
             report(event)
-        code = await _exit_code(process)
-        end_group(process.pid, code)
-        await asyncio.wait({listening}, timeout=_WATCH_SECONDS)
-        raise _death(code, complaints.decode(errors="replace"))
-    finally:
-        listening.cancel()
+    while not has_exited(pipes.child):
+        await asyncio.sleep(_EXIT_SECONDS)
+    end_group(pipes.child)
+    code = await _exit_code(pipes.child)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(pipes.complaints.ended.wait(), _WATCH_SECONDS)
+    raise _death(code, pipes.complaints.words.decode(errors="replace"))
 
 
-async def _events(process: Process, watch: Watch) -> AsyncIterator[dict[str, Any]]:
+async def _events(pipes: _Pipes, watch: Watch) -> AsyncIterator[dict[str, Any]]:
     # What the child started may hold the pipe when it is gone; so its exit is looked for, and then the rest is read.
-    assert process.stdout is not None
     watched_at = time.monotonic()
     while True:
-        reading = asyncio.ensure_future(process.stdout.readline())
+        reading = asyncio.ensure_future(pipes.events.readline())
         is_read = is_gone = False
         while not is_read and not is_gone:
-            if is_gone := process.returncode is not None:
-                end_group(process.pid, process.returncode)
+            if is_gone := has_exited(pipes.child):
+                end_group(pipes.child)
             is_read = bool((await asyncio.wait({reading}, timeout=_WATCH_SECONDS))[0])
             if time.monotonic() - watched_at >= _WATCH_SECONDS:  # by the clock: a busy child is watched as well
                 watched_at = time.monotonic()
@@ -129,28 +174,10 @@ async def _events(process: Process, watch: Watch) -> AsyncIterator[dict[str, Any
         yield json.loads(line)
 
 
-async def _send(stdin: asyncio.StreamWriter, call: ChildCall) -> None:
-    words = {"target": call.target, "request": call.request, "memory_bytes": call.memory_bytes}
-    try:
-        stdin.write(json.dumps(words).encode())
-        await stdin.drain()
-        stdin.close()
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # it died early; its exit says why
-
-
-async def _listen(process: Process, kept: bytearray) -> None:
-    assert process.stderr is not None
-    while chunk := await process.stderr.read(1 << 16):
-        kept += chunk
-        del kept[:-_MAX_STDERR_BYTES]
-
-
-async def _exit_code(process: Process) -> int:
-    # `process.wait()` of Python 3.11 waits for the end of the pipes as well, which what the child started may hold.
-    while process.returncode is None:
+async def _exit_code(child: Child) -> int:
+    while (code := child.poll()) is None:
         await asyncio.sleep(_EXIT_SECONDS)
-    return process.returncode
+    return code
 
 
 def _death(code: int, complaints: str) -> Problem:
@@ -160,10 +187,3 @@ def _death(code: int, complaints: str) -> Problem:
         return WorkerCrashed(reason=f"it was ended by {signal.Signals(-code).name}")
     last = complaints.strip().splitlines()[-1:] or ["it said nothing"]
     return WorkerProblem(reason=f"it ended with code {code}: {last[0]}")
-
-
-def _close(process: Process) -> None:
-    # asyncio closes a subprocess's pipes when it is collected, which may be after the loop is gone.
-    transport = getattr(process, "_transport", None)
-    if transport is not None:
-        transport.close()

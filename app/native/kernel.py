@@ -46,10 +46,9 @@ def load_kernel(module: str, name: str, arguments: int) -> Kernel:
 @cache
 def find_or_compile(module: str, name: str, arguments: int) -> Kernel:
     """Return the kernel `name` of a module that names its numba signature in SIGNATURES, all arguments 64 bits wide."""
-    file = f"{name}-{_key(module)}.code"
-    for folder in _folders():
-        if (body := _read(folder / file)) is not None:
-            return _from_code(body, arguments)
+    if (body := _kept(module, name)) is not None:
+        return _from_code(body, arguments)
+    file = _file(module, name)
     with tempfile.TemporaryDirectory(prefix="enginesmith-kernel-") as private:
         folder = next(filter(_is_writable, _folders()), Path(private))
         if folder == Path(private):
@@ -57,6 +56,11 @@ def find_or_compile(module: str, name: str, arguments: int) -> Kernel:
         if (body := _build(module, name, folder / file)) is None:
             return jit_kernel(module, name, arguments)
         return _from_code(body, arguments)
+
+
+def is_kept(module: str, name: str) -> bool:
+    """Whether the kernel's code is on disk, so that loading it takes no compiler."""
+    return _kept(module, name) is not None
 
 
 def jit_kernel(module: str, name: str, arguments: int) -> Kernel:
@@ -80,6 +84,14 @@ def save_code(path: Path, code: bytes, entry: int) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _file(module: str, name: str) -> str:
+    return f"{name}-{_key(module)}.code"
+
+
+def _kept(module: str, name: str) -> bytes | None:
+    return next((body for folder in _folders() if (body := _read(folder / _file(module, name))) is not None), None)
 
 
 def _build(module: str, name: str, path: Path) -> bytes | None:

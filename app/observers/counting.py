@@ -9,7 +9,7 @@ import numpy.typing as npt
 from app.native.kernel import Kernel, load_kernel
 from app.observers.layout import BLOCK, INDICES, OK
 
-_MODULE = "app.observers.kernels"
+MODULE = "app.observers.kernels"
 _ARGUMENTS = 12
 
 
@@ -88,4 +88,4 @@ class Counter:
 
 def load(name: str) -> Kernel:
     """Return a kernel; its first call in a process reads its code, the first one on a machine compiles it."""
-    return load_kernel(_MODULE, name, _ARGUMENTS)
+    return load_kernel(MODULE, name, _ARGUMENTS)

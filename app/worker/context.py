@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import structlog
 
 from app.blobs.store import BlobStore, sha256_of
-from app.child.parent import ChildCall, run_child, run_children
+from app.child.parent import ChildCall, Take, no_child, run_child, run_children
 from app.db import jobs, workers
 from app.db.database import Database
 from app.db.jobs import Fence
@@ -32,6 +32,7 @@ log = structlog.get_logger()
 Answer = TypeVar("Answer")
 
 PROBE_STEP = "app.worker.steps.probe:probe"
+WARM_UP = "app.worker.steps.warm:warm_up"
 
 #: Progress is told at most so often.
 _PROGRESS_SECONDS = 0.25
@@ -57,6 +58,7 @@ class Worker:
     backends: dict[str, dict[str, Any]]
     tools: Tools
     stopping: threading.Event = field(default_factory=threading.Event)
+    take: Take = no_child
 
     def tools_for(self, spec: JobSpec) -> Tools:
         """Return the tools of a job, as they are installed here."""
@@ -91,7 +93,7 @@ class Run:
         GpuLost, or what else `run_child` raises.
         """
         call = self._call(target, request)
-        return self._until_it_lives(lambda: asyncio.run(run_child(call, self.report, self.watch)))
+        return self._until_it_lives(lambda: asyncio.run(run_child(call, self.report, self.watch, self.worker.take)))
 
     def children(self, target: str, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Run a step once for each request, all at the same time; their progress is told as one sum.
@@ -107,7 +109,7 @@ class Run:
             self.report(event)
 
         calls = [self._call(target, request) for request in requests]
-        return self._until_it_lives(lambda: asyncio.run(run_children(calls, report, self.watch)))
+        return self._until_it_lives(lambda: asyncio.run(run_children(calls, report, self.watch, self.worker.take)))
 
     def _call(self, target: str, request: dict[str, Any]) -> ChildCall:
         limit = getattr(self.worker.settings.step_limits, f"{self.stage}_seconds")

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from app.child import main as child_main
-from app.child.group import end_group
 from app.child.parent import ChildCall, run_child
+from app.child.process import end_group
 from app.errors import ModelInspectionLimit, ModelUnsupportedOp, Problem, StepTimeout, WorkerCrashed, WorkerOom, WorkerProblem
 
 
@@ -24,7 +24,7 @@ from app.errors import ModelInspectionLimit, ModelUnsupportedOp, Problem, StepTi
 def _tests_are_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     # The children under test live among the tests; a real child runs functions of `app` alone (see the last test).
     source = Path(__file__).parent / "run_fault.py"
-    monkeypatch.setattr("app.child.parent.CHILD_MODULE", ["-c", source.read_text(encoding="utf-8")])
+    monkeypatch.setattr("app.child.process.CHILD_MODULE", ["-c", source.read_text(encoding="utf-8")])
 
 
 def call(name: str, request: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def test_what_left_the_session_with_the_pipes_is_not_waited_for() -> None:
 
 def test_half_a_line_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
     code = """import os, sys; sys.stdin.read(); print('{"result": ', end="", flush=True); os.kill(os.getpid(), 9)"""
-    monkeypatch.setattr("app.child.parent.CHILD_MODULE", ["-c", code])
+    monkeypatch.setattr("app.child.process.CHILD_MODULE", ["-c", code])
     with pytest.raises(WorkerOom):
         call("answer")
 
@@ -128,10 +128,13 @@ def test_half_a_line_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_group_of_somebody_else_is_left_alone() -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     with subprocess.Popen(sleep, start_new_session=True) as stranger:
-        end_group(stranger.pid, 0)  # the number of a child that was collected, given to another session since
+        collected = subprocess.Popen([sys.executable, "-c", ""])
+        collected.wait()
+        collected.pid = stranger.pid  # its number was given to another session since
+        end_group(collected)
         with pytest.raises(subprocess.TimeoutExpired):
             stranger.wait(0.3)
-        end_group(stranger.pid, None)
+        end_group(stranger)
         assert stranger.wait(5) == -signal.SIGKILL
 
 

@@ -14,7 +14,7 @@ FAULTS = "tests.child.faults"
 @pytest.fixture(autouse=True)
 def _steps_need_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Path(__file__).parents[1] / "child" / "run_fault.py"
-    monkeypatch.setattr("app.child.parent.CHILD_MODULE", ["-c", source.read_text(encoding="utf-8")])
+    monkeypatch.setattr("app.child.process.CHILD_MODULE", ["-c", source.read_text(encoding="utf-8")])
     monkeypatch.setattr(build, "STEP", f"{FAULTS}:build_by_name")
     monkeypatch.setattr(fastest, "LATENCY_STEP", f"{FAULTS}:time_by_name")
     monkeypatch.setattr(judge, "PLANS_STEP", f"{FAULTS}:judge_by_name")

@@ -19,7 +19,7 @@ FAULTS = "tests.child.faults"
 @pytest.fixture(autouse=True)
 def _tests_are_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Path(__file__).parents[1] / "child" / "run_fault.py"
-    monkeypatch.setattr("app.child.parent.CHILD_MODULE", ["-c", source.read_text(encoding="utf-8")])
+    monkeypatch.setattr("app.child.process.CHILD_MODULE", ["-c", source.read_text(encoding="utf-8")])
     monkeypatch.setattr("app.worker.context.PROBE_STEP", f"{FAULTS}:probe_with_gpu")
 
 
