@@ -24,6 +24,23 @@ def answer(request: dict[str, Any], report: Report) -> dict[str, Any]:
     return {"echo": request, "environment": sorted(os.environ)}
 
 
+def who(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    return {"pid": os.getpid(), "folder": str(Path.cwd())}
+
+
+def get_ready() -> None:
+    """Warm up."""
+
+
+def fail_to_get_ready() -> None:
+    raise RuntimeError("no warm-up here")
+
+
+def reach_out_to_get_ready() -> None:
+    """Try the port that HOME names: what a process is told of its environment."""
+    print(reach_out({"port": int(os.environ["HOME"])}, print)["refused"], file=sys.stderr)
+
+
 def path(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
     return {"path": sys.path}
 

@@ -1,0 +1,30 @@
+"""What a process does before its first calibration: the runtime and the kernel are there, and nothing is left running."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import sys, threading
+from app.native import kernel
+from app.observers import warm
+if {forgets}:
+    kernel._folders = lambda: iter(())
+warm.warm_observer()
+print(kernel.find_or_compile.cache_info().currsize, threading.active_count())
+print(sorted({{"numba", "onnx"}} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_kernel_is_loaded_and_never_compiled(forgets: bool) -> None:
+    from app.observers.counting import load
+
+    load("count_mergeable")  # compiled and kept, where this is the first use on this machine
+    code = CODE.format(forgets=forgets)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    loaded, threads = (int(word) for word in said[0].split())
+    assert loaded == (0 if forgets else 1)
+    assert threads == 1
+    assert said[1] == "[]"
