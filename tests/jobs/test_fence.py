@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
@@ -34,7 +34,13 @@ def worker_of(server: RunningServer) -> psutil.Process:
 
 
 def steps_of(server: RunningServer) -> list[psutil.Process]:
-    return worker_of(server).children(recursive=True)
+    """Return the processes that work on a job, in its folder; the spare one waits elsewhere."""
+    steps = []
+    for child in worker_of(server).children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if (server.data / "tmp") in Path(child.cwd()).parents:
+                steps.append(child)
+    return steps
 
 
 @pytest.fixture
