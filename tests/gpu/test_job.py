@@ -32,7 +32,7 @@ def run(http: httpx.Client, calibration: dict[str, Any], engine: dict[str, Any],
         if job["state"] not in ("queued", "running"):
             break
         job = http.get(f"/v1/jobs/{job['id']}", params={"wait": 60}).json()
-    assert job["state"] == "succeeded", job
+    assert job["state"] == "succeeded", job["error"]
     return job
 
 
