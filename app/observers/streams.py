@@ -2,10 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial, reduce
 from queue import SimpleQueue
-from threading import Barrier
 from typing import Protocol
 
 import numpy as np
@@ -14,14 +12,15 @@ from app.errors import CalibrationProblem
 from app.observers.collectors import MergeableCollector, Seen, TensorrtCollector, TensorrtPart
 from app.observers.counting import Counter
 from app.observers.forward import Batch
+from app.observers.lanes import Lanes, start_threads
 from app.observers.parts import Parts
 from app.observers.passes import Pass
 from app.observers.watch import Looks, Watch
 from app.quant.histogram import Histogram, MergeableHistogram, merge_mergeable
 
-#: How much a thread takes at a time: so many passes, as long as they compute no more than so many values.
-_PORTION_PASSES = 16
-_PORTION_VALUES = 1 << 22
+#: How much waits for each thread: about so many passes, as long as they compute no more than so many values.
+_PASSES_AHEAD = 16
+_VALUES_AHEAD = 1 << 22
 
 
 class Stream(Protocol):
@@ -45,23 +44,27 @@ class Stream(Protocol):
         ...
 
 
-def _start_threads(count: int) -> ThreadPoolExecutor:
-    # Now, while nothing runs: a thread that starts beside a pass first waits for the GIL.
-    executor, together = ThreadPoolExecutor(count, "observe"), Barrier(count, timeout=1)
-    for _ in range(count):
-        executor.submit(together.wait)
-    return executor
-
-
 class _Stretch:
     """Counts of the images between two looks: a collector a thread, taken from those that an earlier stretch is done with."""
 
     def __init__(self, spare: deque[MergeableCollector], parts: Parts, threads: int) -> None:
         self._regions = len(parts)
         self._collectors = [spare.popleft() if spare else MergeableCollector(parts) for _ in range(threads)]
-        self.idle: SimpleQueue[MergeableCollector] = SimpleQueue()
-        for collector in self._collectors:
-            self.idle.put(collector)
+        self._counted = [0] * threads
+        self.images = 0  # that were taken, of which not all may be counted yet
+
+    @property
+    def counted(self) -> int:
+        """Images that are counted by now."""
+        return sum(self._counted)
+
+    def count(self, thread: int, seen: Seen) -> None:
+        """Count a part of a pass in one of the threads."""
+        self._collectors[thread].count(seen)
+
+    def count_images(self, thread: int, images: int) -> None:
+        """Note that a thread has counted all of a pass of so many."""
+        self._counted[thread] += images
 
     def histograms(self) -> list[MergeableHistogram]:
         return [self._merged(region) for region in range(self._regions)]
@@ -83,37 +86,29 @@ class MergeableStream:
         self._parts, self._threads = parts, len(passes)
         prepared = passes[0].prepared
         self._pass_images = prepared.images
-        # A thread takes several passes at a time where they are short.
-        self._portion = max(1, min(_PORTION_PASSES, _PORTION_VALUES // prepared.pass_values))
-        self._executor = _start_threads(self._threads)
-        self._idle: SimpleQueue[Pass] = SimpleQueue()
-        for lane in passes:
-            self._idle.put(lane)
-        self._tell, self._looks, self._total = watch.tell, Looks(watch, self._pass_images), watch.total_images
+        # Passes go to the threads one by one, so that the first begins at once and none ends long after others.
+        ahead = max(1, min(_PASSES_AHEAD, _VALUES_AHEAD // prepared.pass_values))
+        self._forwards, self._lanes = passes, Lanes(len(passes), ahead)
+        self._tell, self._looks = watch.tell, Looks(watch, self._pass_images)
         self._spare: deque[MergeableCollector] = deque()
         self._stretch = _Stretch(self._spare, parts, self._threads)
-        self._done: list[MergeableHistogram] | None = None
-        self._running: deque[Future[int] | _Stretch] = deque()
-        self._most_running = 2 * self._threads
+        self._ended: deque[_Stretch] = deque()
+        self._told: list[MergeableHistogram] | None = None
+        self._told_images = self._taken = 0
         self._waiting: list[Batch] = []
-        self._submitted = 0
-        self.images = 0
+
+    @property
+    def images(self) -> int:
+        """Images whose activations are counted by now."""
+        return self._told_images + sum(stretch.counted for stretch in (*self._ended, self._stretch))
 
     def add(self, batch: Batch) -> None:
         """Count batch soon; see Stream."""
         self._waiting.append(batch)
-        portion = self._next_portion()
-        if sum(map(len, self._waiting)) >= portion * self._pass_images:
+        if sum(map(len, self._waiting)) >= self._pass_images:
             passes = self._take_passes()
             self._waiting = [passes.pop()] if len(passes[-1]) < self._pass_images else []
-            self._submit_all(passes, portion)
-
-    def _next_portion(self) -> int:
-        # Small ones first, so that no thread waits for images to be decoded, and last, so that none ends long after others.
-        shares = [self._submitted // 4]
-        if self._total is not None:
-            shares.append((self._total - self._submitted) // (4 * self._threads))
-        return max(1, min(self._portion, min(shares) // self._pass_images))
+            self._put_all(passes)
 
     def _take_passes(self) -> list[Batch]:
         """Return all that waits by passes, of which the last may be smaller; nothing is copied where batches are passes."""
@@ -123,60 +118,44 @@ class MergeableStream:
         images = np.concatenate(batches) if len(batches) > 1 else batches[0]
         return [images[start : start + self._pass_images] for start in range(0, len(images), self._pass_images)]
 
-    def _submit_all(self, passes: list[Batch], portion: int) -> None:
-        while passes:
-            left = self._looks.images_left(self._submitted)
-            taken = portion if left is None else min(portion, left // self._pass_images)
-            self._submit(passes[:taken])
-            passes = passes[taken:]
+    def _put_all(self, passes: list[Batch]) -> None:
+        for images in passes:
+            self._lanes.put(partial(self._count, images, self._taken, self._stretch))
+            self._taken += len(images)
+            self._stretch.images += len(images)
+            if self._looks.take(self._taken):
+                self._ended.append(self._stretch)  # told of when all of it is counted, and threads go on
+                self._stretch = _Stretch(self._spare, self._parts, self._threads)
+        self._tell_ended()
 
-    def _submit(self, passes: list[Batch]) -> None:
-        while len(self._running) >= self._most_running:
-            self._take()
-        self._running.append(self._executor.submit(self._count, passes, self._submitted, self._stretch.idle))
-        self._submitted += sum(map(len, passes))
-        if self._looks.take(self._submitted):
-            self._running.append(self._stretch)  # reached when all before it are counted, and threads go on
-            self._stretch = _Stretch(self._spare, self._parts, self._threads)
-
-    def _take(self) -> None:
-        first = self._running.popleft()
-        if isinstance(first, Future):
-            self.images += first.result()
-            return
-        self._done = self._merged(first)
-        self._spare.extend(first.end())
-        self._tell(self.images, list(self._done))
+    def _tell_ended(self) -> None:
+        while self._ended and self._ended[0].counted == self._ended[0].images:
+            ended = self._ended.popleft()
+            self._told = self._merged(ended)
+            self._told_images += ended.images
+            self._spare.extend(ended.end())
+            self._tell(self._told_images, list(self._told))
 
     def _merged(self, stretch: _Stretch) -> list[MergeableHistogram]:
         counted = stretch.histograms()
-        return counted if self._done is None else [merge_mergeable(*pair) for pair in zip(self._done, counted, strict=True)]
+        return counted if self._told is None else [merge_mergeable(*pair) for pair in zip(self._told, counted, strict=True)]
 
-    def _count(self, passes: list[Batch], first_image: int, collectors: SimpleQueue[MergeableCollector]) -> int:
-        forward, collector = self._idle.get(), collectors.get()
-        images = 0
-        try:
-            for taken in passes:
-                place = (first_image + images, len(taken))
-                forward.run(taken, lambda first, regions, place=place: collector.count(Seen(first, regions, *place)))
-                images += len(taken)
-        finally:
-            collectors.put(collector)
-            self._idle.put(forward)
-        return images
+    def _count(self, images: Batch, first_image: int, stretch: _Stretch, thread: int) -> None:
+        place = (first_image, len(images))
+        self._forwards[thread].run(images, lambda first, regions: stretch.count(thread, Seen(first, regions, *place)))
+        stretch.count_images(thread, len(images))
 
     def finish(self) -> list[Histogram]:
         """Return the histograms by region; see Stream."""
         if self._waiting:
-            passes = self._take_passes()
-            self._submit_all(passes, -(-len(passes) // self._threads))
-        while self._running:
-            self._take()
+            self._put_all(self._take_passes())
+        self._lanes.finish()
+        self._tell_ended()
         return list[Histogram](self._merged(self._stretch))
 
     def close(self) -> None:
         """Drop what has not begun and wait for the rest."""
-        self._executor.shutdown(cancel_futures=True)
+        self._lanes.close()
 
 
 class TensorrtStream:
@@ -184,7 +163,7 @@ class TensorrtStream:
 
     def __init__(self, passes: Sequence[Pass], parts: Parts, watch: Watch) -> None:
         self._pass_images = passes[0].prepared.images
-        self._executor = _start_threads(len(passes))
+        self._executor = start_threads(len(passes))
         self._collector = TensorrtCollector(parts)
         self._lanes = [(forward, Counter()) for forward in passes]
         self._tell, self._looks = watch.tell, Looks(watch)

@@ -48,10 +48,6 @@ class Looks:
         whole = {-(-images // full) * full for images in watch.look_images()}
         self._at = deque(sorted(images for images in whole if images < (watch.total_images or 0)))
 
-    def images_left(self, images: int) -> int | None:
-        """Return how many images after so many the next look is, None where there is none."""
-        return self._at[0] - images if self._at else None
-
     def take(self, images: int) -> bool:
         """Return whether a look was due by so many images; then it is done with."""
         is_due = False

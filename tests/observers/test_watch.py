@@ -24,9 +24,7 @@ def test_looks_are_at_the_doublings(watch: Watch, images: list[int]) -> None:
 
 def test_looks_fill_passes_and_come_once() -> None:
     looks = Looks(Watch(256), full=11)
-    assert looks.images_left(0) == 22
     assert [images for images in range(0, 257, 11) if looks.take(images)] == [22, 33, 66, 132]
-    assert looks.images_left(132) is None
 
 
 def test_looks_that_a_batch_passes_are_one() -> None:
