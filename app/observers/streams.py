@@ -124,9 +124,15 @@ class MergeableStream:
             self._taken += len(images)
             self._stretch.images += len(images)
             if self._looks.take(self._taken):
-                self._ended.append(self._stretch)  # told of when all of it is counted, and threads go on
-                self._stretch = _Stretch(self._spare, self._parts, self._threads)
+                self._end_stretch()
         self._tell_ended()
+
+    def _end_stretch(self) -> None:
+        if self._ended:  # looks are close together at first, and a third stretch would need memory of its own
+            self._lanes.finish()
+            self._tell_ended()
+        self._ended.append(self._stretch)  # told of when all of it is counted, and threads go on
+        self._stretch = _Stretch(self._spare, self._parts, self._threads)
 
     def _tell_ended(self) -> None:
         while self._ended and self._ended[0].counted == self._ended[0].images:
