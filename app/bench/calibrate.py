@@ -68,6 +68,7 @@ class Bench:
 
     def observe(self, out: str, images: int | None = None, known: str | None = None) -> dict[str, Any]:
         """Measure our calibration with what `prepare` left."""
+        (self.folder / out).unlink(missing_ok=True)  # a worker writes a new file, too: pages of an old one may be on their way
         known_path = str(self.folder / known) if known else None
         return self.measure(
             "ours:observe", prepared=str(self.folder / _PREPARED), images=images, out=str(self.folder / out), known=known_path
