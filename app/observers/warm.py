@@ -7,7 +7,7 @@ import onnxruntime as ort
 
 from app.native.kernel import is_kept
 from app.observers.counting import MODULE, load
-from app.observers.session import make_options
+from app.observers.session import make_options, open_session
 
 #: Of each kind of layer that convolutional nets are made of a small one: the runtime's code for them is read from disk.
 MODEL = Path(__file__).with_name("warm.onnx")
@@ -19,6 +19,7 @@ def warm_runtime() -> None:
     session = ort.InferenceSession(str(MODEL), make_options(), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
     session.run(None, {given.name: np.zeros(given.shape, np.float32)})
+    open_session(MODEL)  # as it is, without the optimizer: another way through the runtime
 
 
 def warm_observer() -> None:
