@@ -1,6 +1,6 @@
-"""How long small jobs take from the request to their end, with a spare process and without: `python -m tests.bench.job_seconds`.
+"""How long small jobs take, with a spare process and without: `python -m tests.bench.job_seconds`.
 
-The digits CNN in a real server. full: 400 images, nothing known but the prepared model · added: 20 images more · method:
+From the request to the end. The digits CNN in a real server. full: 400 images, nothing known but the prepared model · added: 20 images more · method:
 another method for the same images. Medians of eight, after a first round that counts for nothing.
 """
 
