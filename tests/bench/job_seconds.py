@@ -1,7 +1,8 @@
 """How long small jobs take, with a spare process and without: `python -m tests.bench.job_seconds`.
 
-From the request to the end. The digits CNN in a real server. full: 400 images, nothing known but the prepared model · added: 20 images more · method:
-another method for the same images. Medians of eight, after a first round that counts for nothing.
+From the request to the end, the digits CNN in a real server. full: 400 images, nothing known but the prepared model ·
+added: 20 images more · method: another method for the same images. Medians of eight, after a first round that counts
+for nothing.
 """
 
 import io
