@@ -1,5 +1,7 @@
 """The CPU observer against values fetched one by one, on both grids, in any batching."""
 
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from app.errors import CalibrationNonfinite, CalibrationProblem, DatasetTooSmall
+from app.observers.collectors import MergeableCollector
 from app.observers.onnxruntime import Observer, ObserverSpec
 from app.quant.histogram import add_tensorrt_batch, empty_tensorrt, mergeable_from_values
 from app.quant.observation import Grid, Observation, merge_observations, observation_to_bytes
@@ -168,6 +171,32 @@ def test_more_images_may_follow_an_observation(tmp_path):
         whole = observation_to_bytes(observer.observation())
     assert half == observe_bytes(path, ZOO, [images[:5]])
     assert whole == observe_bytes(path, ZOO, [images])
+
+
+def count_collectors():
+    gc.collect()
+    return sum(type(found) is MergeableCollector for found in gc.get_objects())  # a proxy says that it is of another type
+
+
+def test_looks_see_the_first_images_and_few_counts_are_kept_at_a_time(tmp_path):
+    path, images = DIGITS_MODEL, np.tile(read_digits(100), (5, 1, 1, 1))
+    prepared = prepare(path, DIGIT_TENSORS, images.shape, tmp_path)
+    told, kept, before = [], [], count_collectors()
+
+    def watch(observation):
+        told.append(observation)
+        kept.append(count_collectors() - before)
+
+    with Observer(prepared, ObserverSpec(threads=2, total_images=len(images), watch=watch)) as observer:
+        for batch in split(images, prepared.images):
+            observer.add(batch)
+        whole = observer.observation()
+    full = [prepared.images * -(-count // prepared.images) for count in (32, 63, 125, 250)]
+    assert [observation.images for observation in told] == full
+    for observation in (*told, whole):
+        first = observe_bytes(path, DIGIT_TENSORS, [images[: observation.images]])
+        assert observation_to_bytes(observation) == first
+    assert max(kept) <= 2 * 2  # what is told of and what comes next, by thread
 
 
 def test_shapes_that_depend_on_the_values(tmp_path):
