@@ -114,7 +114,7 @@ def report_document(report: dict[str, Any], table: TableRow | None, engine: Engi
 
 def _built(row: EngineRow) -> dict[str, Any]:
     """Return size and layers of an engine; `not_int8`: who decided (the quantizer, or the runtime that was asked) and why;
-    `channels`: what the weights alone say of INT8, see `report_channels`.
+    `channels`: what the weights alone say of INT8, see `report_channels` · `equalized`: see `equalize_model`.
     """
     layers, quantized = dict(row.facts.get("layers") or {}), row.facts.get("quantize") or {}
     refused = [node | {"decided_by": row.backend} for node in layers.pop("refused", [])]
@@ -130,6 +130,7 @@ def _built(row: EngineRow) -> dict[str, Any]:
         "asked_int8": len(quantized["quantized"]) if quantized else 0,
         "multiply_adds_int8": quantized.get("multiply_adds_int8"),
         "channels": quantized.get("channels", []),
+        "equalized": quantized.get("equalized", []),
         "not_int8": refused + kept,
     }
 

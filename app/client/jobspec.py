@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
-from app.spec import Backend, FloatType, JobSpec, Method, Placement, Precision, WeightRounding
+from app.spec import (
+    Backend,
+    FloatType,
+    JobSpec,
+    Method,
+    Placement,
+    Precision,
+    PreprocessSpec,
+    WeightRounding,
+    preprocess_from_json,
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,23 @@ def spec_from_document(document: dict[str, Any]) -> JobSpec:
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:
-        raise typer.BadParameter("; ".join(_told(each["loc"], each["msg"]) for each in error.errors()[:4])) from error
+        raise typer.BadParameter(_told_all(error)) from error
+
+
+def preprocess_spec_from_text(text: str | None) -> PreprocessSpec:
+    """Return what --preprocess says, a preset's name or a JSON object; None leaves all open. Raises typer.BadParameter."""
+    if text is None:
+        return PreprocessSpec()
+    try:
+        return PreprocessSpec.model_validate(preprocess_from_json(preprocess_from_text(text)))
+    except ValidationError as error:
+        raise typer.BadParameter(_told_all(error), param_hint="--preprocess") from error
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--preprocess") from error
+
+
+def _told_all(error: ValidationError) -> str:
+    return "; ".join(_told(each["loc"], each["msg"]) for each in error.errors()[:4])
 
 
 def _told(place: tuple[int | str, ...], message: str) -> str:

@@ -9,7 +9,7 @@ from app.errors import CalibrationProblem
 
 _MIXED = (
     "the model takes {images} images at once and computes {tensor} of all of them together; calibrate on a number of images "
-    "that {images} divides"
+    "that {images} divides, on grid tensorrt with a batch_size that it divides"
 )
 
 

@@ -34,6 +34,8 @@ def test_equalized_engine_is_nearer_to_the_model(http: httpx.Client, spec: dict[
     assert errors[1] < errors[0] / 2
     quantize = http.get(f"/v1/engines/{better['engine_id']}").json()["quantize"]
     assert [row["first"] for row in quantize["equalized"]] == ["wide_node", "deep_node"]
+    told = [http.get(job["report_url"]).json()["engine"]["equalized"] for job in (plain, better)]
+    assert told == [[], quantize["equalized"]]
     uneven, even = ({row["weight"]: row["ratio"] for row in channels_of(http, job)} for job in (plain, better))
     assert quantize["channels"] == channels_of(http, better)
     assert max(uneven.values()) > 100 > max(even.values()) >= 1

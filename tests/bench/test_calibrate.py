@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 from app.bench.agreement import compare_amax
 from app.bench.others import amax_from_qdq, ort_entropy
@@ -15,7 +16,7 @@ from app.bench.resnet50 import make_resnet50
 from app.client.cli import run_command
 from app.quant.qdq import quantize_model
 from app.spec import QuantizeSpec
-from tests.observers.nets import DIGITS, DIGITS_MODEL, read_digits
+from tests.observers.nets import DIGITS, DIGITS_MODEL, read_digits, save_net
 from tests.quant.samples import parse_oracle
 
 IMAGES = DIGITS / "mnist-calibration-500.zip"
@@ -41,6 +42,48 @@ def test_a_net_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
 def test_images_need_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["bench", "calibrate", "--images", str(IMAGES)]) == 2
     assert "--images needs --model" in capsys.readouterr().err
+
+
+def test_a_model_of_any_size_is_measured_at_the_size_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("GlobalAveragePool", ["c"], ["y"])]
+    path = save_net(tmp_path, nodes, {"w": np.ones((16, 3, 3, 3), np.float32)}, "y", ("N", 3, "H", "W"))
+    arguments = ["bench", "calibrate", "--model", str(path), "--count", "20", "--runs", "1", "--no-others", "--json"]
+    assert run_command(arguments) == 2
+    assert "Give preprocess.size" in capsys.readouterr().err
+    assert run_command([*arguments, "--preprocess", '{"size": [24, 40]}']) == 0
+    (net,) = json.loads(capsys.readouterr().out)["nets"]
+    assert (net["images"], net["tensors"]) == (20, 1)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "reason"),
+    [("{", "not JSON"), ("nowhere", "unknown preset"), ('{"size": [0, 1]}', "size.0"), ('{"height": 1}', "height")],
+)
+def test_a_preprocess_that_is_none_is_refused(preprocess: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["bench", "calibrate", "--model", str(DIGITS_MODEL), "--preprocess", preprocess]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_preprocess_needs_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["bench", "calibrate", "--preprocess", "imagenet"]) == 2
+    assert "--preprocess needs --model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 100, -500])
+def test_images_are_a_folder_or_a_zip(tmp_path: Path, kept_bytes: int, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.zip").write_bytes(IMAGES.read_bytes()[:kept_bytes])
+    arguments = ["bench", "calibrate", "--model", str(DIGITS_MODEL), "--images", str(tmp_path / "broken.zip"), "--runs", "1"]
+    assert run_command(arguments) == 2
+    assert "no folder and no zip of images" in capsys.readouterr().err
+
+
+def test_a_zip_with_a_damaged_picture_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(IMAGES.read_bytes())
+    content[200:210] = bytes(10)
+    (tmp_path / "damaged.zip").write_bytes(content)
+    arguments = ["bench", "calibrate", "--model", str(DIGITS_MODEL), "--images", str(tmp_path / "damaged.zip"), "--runs", "1"]
+    assert run_command(arguments) == 2
+    assert "00000.png is damaged" in capsys.readouterr().err
 
 
 def test_onnxruntimes_calibrator_is_fed(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from app.client.cli import run_command
 from tests.client.test_client import digits
+from tests.quant.test_equalize import uneven_net
 from tests.running import CALIBRATION, MODEL, ROOT, RunningServer
 
 __all__ = ["digits"]
@@ -72,6 +74,42 @@ def test_calibrate_stops_after_the_table(shell: Shell, job: dict[str, Any]) -> N
     found = shell.json("calibrate", "cli-digits", "cli-images", "--method", "minmax", "--max-images", "32")
     assert found["table_id"] == job["table_id"]
     assert found["engine_id"] is None
+
+
+def test_how_many_images_sufficed_is_told_of_a_table_that_was_there_too(shell: Shell, job: dict[str, Any]) -> None:
+    arguments = ("calibrate", "cli-digits", "cli-images", "--method", "minmax", "--converge", "0.5")
+    told = [shell.run(*arguments)[1] for _ in range(2)]
+    for printed in told:
+        assert "32 of 500 images sufficed, within 50 %" in printed
+        assert "from 16 to 32 images amax moved at most by minmax " in printed
+    assert "table hit" in told[1]
+    table = shell.json(*arguments)["table"]
+    assert (table["converge"]["images"], "scales" in table) == (32, False)
+    code, _, said = shell.run("calibrate", *arguments[1:5], "--converge", "1e-9")
+    assert (code, "did not suffice" in shell.run("calibrate", *arguments[1:5], "--converge", "1e-9")[1]) == (0, True), said
+
+
+def test_table_show_tells_the_whole_curve(shell: Shell, job: dict[str, Any]) -> None:
+    found = shell.json("calibrate", "cli-digits", "cli-images", "--method", "minmax")
+    code, printed, said = shell.run("table", "show", found["table_id"])
+    images = [int(line.split()[3]) for line in said.splitlines()]
+    assert code == 0
+    assert images == [point["images"] for point in found["table"]["drift"]["points"] if point["method"] == "minmax"]
+    assert len(images) >= 4
+    assert "percentile" in said.splitlines()[-1]
+    assert "moved" not in printed
+
+
+def test_build_tells_of_uneven_weights_and_of_their_equalization(shell: Shell, digits: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cli-uneven.onnx"
+    onnx.save_model(uneven_net(), path)
+    preprocess = '{"size": [16, 16], "color": "RGB", "layout": "NCHW"}'
+    arguments = ("build", str(path), f"{digits}/", *QUICK, "--preprocess", preprocess)
+    plain, better = (shell.run(*arguments, *more)[1] for more in ((), ("--equalize",)))
+    assert "uneven " in plain
+    assert "equalized " not in plain
+    assert "uneven " not in better
+    assert "equalized  deep_node and " in better
 
 
 def test_a_missed_gate_exits_with_3_and_still_reports(shell: Shell, job: dict[str, Any]) -> None:

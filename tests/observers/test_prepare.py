@@ -90,6 +90,9 @@ def test_a_fixed_batch_that_is_mixed_takes_whole_passes_alone(tmp_path: Path) ->
     assert observe(path, ["y"], [IMAGES[:6]], ObserverSpec(), print).images == 6
     with pytest.raises(CalibrationProblem, match="a number of images that 3 divides"):
         observe(path, ["y"], [IMAGES], ObserverSpec(), print)
+    # Six images are enough there, but not four and two.
+    with pytest.raises(CalibrationProblem, match="with a batch_size that it divides"):
+        observe(path, ["y"], [IMAGES[:4], IMAGES[4:6]], ObserverSpec("tensorrt"), print)
 
 
 @pytest.mark.parametrize("grid", ["mergeable", "tensorrt"])

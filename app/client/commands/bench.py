@@ -1,16 +1,19 @@
 """enginesmith bench: what calibration costs on this machine, beside a plain forward pass and other calibrators."""
 
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
+from zipfile import BadZipFile, ZipFile
 
 import typer
 
 from app.client.commands.bench_engines import measure_engines
 from app.client.commands.bench_gpu import measure_gpu
+from app.client.jobspec import preprocess_spec_from_text
 from app.client.options import grouped
 from app.client.problems import LocalProblem
 from app.client.session import Session, session_of
@@ -32,6 +35,9 @@ class Nets:
     )
     images: Annotated[Path | None, typer.Option(exists=True, help="Folder or zip of images; default noise.")] = None
     count: Annotated[int | None, typer.Option(min=1, help="How many images, over and over; default each once.")] = None
+    preprocess: Annotated[
+        str | None, typer.Option(help="Preset name or JSON as in a JobSpec, such as '{\"size\": [320, 320]}' for any size.")
+    ] = None
     assets: Annotated[
         Path | None,
         typer.Option(envvar="ENGINESMITH_ASSETS", exists=True, file_okay=False, help="Folder with EfficientNet-Lite0."),
@@ -68,11 +74,27 @@ def calibrate(
 def _wanted(nets: Nets) -> list[Any]:
     from app.bench.prepare import Wanted, default_nets  # loads the runtimes
 
-    if nets.model is None and nets.images is not None:
-        raise typer.BadParameter("--images needs --model")
     if nets.model is None:
+        for option, value in (("--images", nets.images), ("--preprocess", nets.preprocess)):
+            if value is not None:
+                raise typer.BadParameter(f"{option} needs --model")
         return default_nets(nets.assets)
-    return [Wanted(nets.model.stem, nets.model, nets.images, nets.count or (None if nets.images else 64))]
+    if nets.images is not None and not nets.images.is_dir():
+        _check_zip(nets.images)
+    count = nets.count or (None if nets.images else 64)
+    return [Wanted(nets.model.stem, nets.model, nets.images, count, preprocess_spec_from_text(nets.preprocess))]
+
+
+def _check_zip(path: Path) -> None:
+    try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except BadZipFile:
+        raise typer.BadParameter(f"{path} is no folder and no zip of images", param_hint="--images") from None
+    except (EOFError, NotImplementedError, RuntimeError, zlib.error) as error:  # RuntimeError: it is encrypted
+        raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--images") from error
+    if damaged is not None:
+        raise typer.BadParameter(f"{path} cannot be read: {damaged} is damaged", param_hint="--images")
 
 
 def _measure(session: Session, wanted: Any, measures: Measures) -> dict[str, Any]:

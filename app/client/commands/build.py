@@ -121,6 +121,8 @@ def _finish(session: Session, client: Client, job: dict[str, Any], output: Path 
     outcome = dict(job)
     if job.get("report_url"):
         outcome["report"] = client.job_report(job["id"])
+    elif job.get("table_id"):
+        outcome["table"] = {name: told for name, told in client.table(job["table_id"]).items() if name != "scales"}
     if output is not None and job["state"] == "succeeded":
         outcome["plan"] = str(_download(session, client, client.engine(_engine_id(client, job["id"])), output))
     session.screen.result(outcome, lines_from_outcome(outcome))

@@ -10,6 +10,7 @@ from app.client.commands.importing import Fill, import_and_wait, lines_from_impo
 from app.client.options import grouped
 from app.client.problems import LocalProblem
 from app.client.session import GATE_MISSED, Session, session_of
+from app.client.summary import lines_from_curve
 from app.errors import Problem
 from app.quant.table_diff import diff_scales, exceeds
 
@@ -60,11 +61,13 @@ def list_tables(
 
 @tables.command()
 def show(context: typer.Context, table: TableArgument) -> None:
-    """Show a table's scales."""
+    """Show a table's scales, and beside them how far they moved as the images became more."""
     session = session_of(context)
     with session.client() as client:
         found = client.table(table)
     session.screen.table(found, ("tensor", "scale"), found["scales"].items())
+    for line in lines_from_curve(found):
+        session.screen.note(line)
 
 
 @tables.command()
