@@ -98,7 +98,8 @@ def amax_from_qdq(model: onnx.ModelProto) -> dict[str, float]:
 
 def _feeds(subject: Subject) -> Iterator[dict[str, np.ndarray]]:
     model = onnx.load(subject.model, load_external_data=False)
-    given = model.graph.input[0]
+    constants = {tensor.name for tensor in model.graph.initializer}
+    given = next(value for value in model.graph.input if value.name not in constants)  # old models list weights as inputs
     dimension = given.type.tensor_type.shape.dim[0]
     size = dimension.dim_value if dimension.HasField("dim_value") else 1
     for batch in subject.batches(size):

@@ -12,10 +12,12 @@ import onnx
 from app.bench.resnet50 import make_resnet50
 from app.bench.subject import Subject
 from app.errors import DatasetEmpty
+from app.inputs.archive import find_kind
 from app.inputs.headers import begins_like_image
 from app.inputs.images import decode_image
 from app.inputs.limits import InputLimits
-from app.inputs.model import inspect_model
+from app.inputs.model import inspect_model, parse_model
+from app.inputs.model_files import MODEL_FILE, find_external_tensors, get_location
 from app.inputs.preprocess import resolve_preprocess
 from app.spec import PreprocessSpec
 
@@ -49,14 +51,15 @@ def prepare(wanted: Wanted, folder: Path) -> Subject:
     """Decode the images into a file of folder and return the subject. Raises ModelProblem, ImageProblem, DatasetEmpty."""
     folder.mkdir(parents=True, exist_ok=True)
     model = wanted.model or _save_resnet50(folder)
-    spec = resolve_preprocess(wanted.preprocess, _inputs(model, folder))
+    path, inputs = _inspected(model, folder)
+    spec = resolve_preprocess(wanted.preprocess, inputs)
     images = folder / "images.f32"
     with images.open("wb") as out:
         arrays = _decoded(wanted.images, spec) if wanted.images else _noise(spec)
         shapes = [_write(array, out) for array in arrays]
     if not shapes:
         raise DatasetEmpty(ignored=f" (no image is in {wanted.images})")
-    return Subject(wanted.name, str(model), str(images), shapes[0], wanted.count or len(shapes))
+    return Subject(wanted.name, str(path), str(images), shapes[0], wanted.count or len(shapes))
 
 
 def _write(array: np.ndarray, out: Any) -> tuple[int, ...]:
@@ -70,10 +73,30 @@ def _save_resnet50(folder: Path) -> Path:
     return path
 
 
-def _inputs(model: Path, folder: Path) -> list[dict[str, Any]]:
-    request = {"path": str(model), "folder": str(folder / "model"), "limits": _LIMITS.model_dump(mode="json")}
-    Path(request["folder"]).mkdir(exist_ok=True)
-    return inspect_model(request, lambda _event: None)["inputs"]
+def _inspected(model: Path, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Return where the ONNX file lies, with its data files beside it, and its inputs."""
+    (folder / "model").mkdir(exist_ok=True)
+    upload = str(_as_uploaded(model, folder))
+    request = {"path": upload, "folder": str(folder / "model"), "limits": _LIMITS.model_dump(mode="json")}
+    found = inspect_model(request, lambda _event: None)
+    return Path(found["files"][0]["path"]), found["inputs"]
+
+
+def _as_uploaded(model: Path, folder: Path) -> Path:
+    """Return the model, packed together with its data files where it has such."""
+    with model.open("rb") as file:
+        if find_kind(file.read(512)) is not None:
+            return model
+    locations = {get_location(tensor) for tensor in find_external_tensors(parse_model(model))}
+    if not locations:
+        return model
+    packed = folder / "model.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(model, MODEL_FILE)
+        for location in sorted(locations):
+            if (model.parent / location).is_file():  # else the inspection says what is missing
+                archive.write(model.parent / location, location)
+    return packed
 
 
 def _decoded(source: Path, spec: PreprocessSpec) -> Iterator[np.ndarray]:
@@ -99,6 +122,7 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
 
 def _noise(spec: PreprocessSpec) -> Iterator[np.ndarray]:
     assert spec.size is not None
+    shape = (*spec.size, spec.channels) if spec.layout == "NHWC" else (spec.channels, *spec.size)
     generator = np.random.default_rng(0)
     for _ in range(16):
-        yield generator.random((spec.channels, *spec.size), np.float32)
+        yield generator.random(shape, np.float32)

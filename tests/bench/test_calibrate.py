@@ -1,6 +1,7 @@
 """The benchmark's measurements on few images: that they work, not what they say."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,37 @@ def test_a_model_of_any_size_is_measured_at_the_size_given(tmp_path: Path, capsy
     assert (net["images"], net["tensors"]) == (20, 1)
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_weights_may_lie_beside_the_model(tmp_path: Path, is_packed: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "outside.onnx"
+    onnx.save_model(onnx.load(DIGITS_MODEL), path, save_as_external_data=True, location="outside.bin", size_threshold=0)
+    if is_packed:
+        with zipfile.ZipFile(tmp_path / "outside.zip", "w") as archive:
+            archive.write(path, path.name)
+            archive.write(tmp_path / "outside.bin", "outside.bin")
+        path = tmp_path / "outside.zip"
+    arguments = ["bench", "calibrate", "--model", str(path), "--count", "20", "--runs", "1", "--no-others", "--json"]
+    assert run_command(arguments) == 0
+    (net,) = json.loads(capsys.readouterr().out)["nets"]
+    assert (net["net"], net["tensors"]) == ("outside", 9)
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "outside.onnx"
+    onnx.save_model(onnx.load(DIGITS_MODEL), path, save_as_external_data=True, location="outside.bin", size_threshold=0)
+    (tmp_path / "outside.bin").unlink()
+    assert run_command(["bench", "calibrate", "--model", str(path)]) == 2
+    assert "outside.bin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 30), (20, 30, 3)])
+def test_noise_has_the_shape_of_the_models_images(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = save_net(tmp_path, [helper.make_node("Relu", ["x"], ["y"])], {}, "y", ("N", *shape))
+    subject = prepare(Wanted("noise", path, None, 5), tmp_path / "subject")
+    (batch,) = subject.batches(5)
+    assert (subject.shape, batch.shape) == (shape, (5, *shape))
+
+
 @pytest.mark.parametrize(
     ("preprocess", "reason"),
     [("{", "not JSON"), ("nowhere", "unknown preset"), ('{"size": [0, 1]}', "size.0"), ('{"height": 1}', "height")],
@@ -93,6 +125,15 @@ def test_onnxruntimes_calibrator_is_fed(tmp_path: Path) -> None:
     assert DIGITS_MODEL.read_bytes() == before
     assert 0 < measured["amax"]["input"] <= 1
     assert measured["tensors"] == len(measured["amax"]) > 9
+
+
+def test_onnxruntimes_calibrator_is_fed_where_weights_are_inputs(tmp_path: Path) -> None:
+    path = save_net(tmp_path, [helper.make_node("Conv", ["x", "w"], ["y"])], {"w": np.ones((16, 3, 3, 3), np.float32)}, "y")
+    model = onnx.load(path)
+    model.graph.input.insert(0, helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, (16, 3, 3, 3)))
+    onnx.save_model(model, path)
+    subject = prepare(Wanted("old", path, None, 3), tmp_path / "subject")
+    assert 0 < ort_entropy({"subject": subject.to_json()}, lambda _: None)["amax"]["x"] <= 1
 
 
 def test_amax_is_read_from_a_qdq_model() -> None:
