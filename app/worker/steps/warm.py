@@ -5,7 +5,7 @@ from app.observers.warm import warm_observer
 from app.worker.steps import observe as _most_imports  # noqa: F401 - loaded for the steps to come
 
 #: What the counts and the small arrays of a small net take.
-_HEAP_BYTES = 16 << 20
+_HEAP_BYTES = 12 << 20
 
 
 def warm_up() -> None:
