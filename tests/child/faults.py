@@ -13,7 +13,7 @@ from typing import Any
 
 import pydantic
 
-from app.errors import GpuLost, GpuOom, ModelUnsupportedOp
+from app.errors import GpuLost, GpuOom, JudgeProblem, ModelUnsupportedOp
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -158,3 +158,10 @@ def judge_by_name(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     """Judge `fused` as worse than the rest."""
     agreement = 0.5 if request["spec"]["quantize"]["placement"] == "fused" else 1.0
     return {"agreement": agreement, "accuracy_int8": None, "accuracy_drop": None, "images": 9, "warnings": []}
+
+
+def judge_what_overflows(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Find that the outputs of `fused` are no numbers."""
+    if request["spec"]["quantize"]["placement"] == "fused":
+        raise JudgeProblem(reason="output y of the engine holds NaN or infinity")
+    return judge_by_name(request, report)

@@ -40,3 +40,11 @@ def test_the_fastest_that_is_good_enough_is_kept(tmp_path: Path, gate: dict[str,
         assert len(figures) >= 2
         again = fastest.find_or_build_fastest(run, table)
         assert again.id == engine.id
+
+
+def test_a_plan_that_overflows_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "PLANS_STEP", f"{FAULTS}:judge_what_overflows")
+    with gpu_run(tmp_path, spec(gate=None)) as run:
+        engine = fastest.find_or_build_fastest(run, save_table(run))
+        assert engine.facts["placement"] == "default"
+        assert engine.facts["placements"]["default"]["agreement"] == 1.0

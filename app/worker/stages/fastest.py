@@ -5,7 +5,7 @@ from typing import Any
 
 from app.db import results
 from app.db.rows import EngineRow, TableRow
-from app.errors import GateMissed
+from app.errors import GateMissed, JudgeProblem
 from app.quant.judge import check_gate
 from app.spec import Placement
 from app.worker.context import Run
@@ -19,7 +19,7 @@ _CANDIDATES: tuple[Placement, ...] = ("fused", "default", "conservative")
 
 
 def find_or_build_fastest(run: Run, table: TableRow) -> EngineRow:
-    """Return the fastest engine of all placements that passes the job's gate, or of all where none does.
+    """Return the fastest engine of all placements that can be judged and passes the job's gate, or of all where none does.
 
     It is stored under the job's own key, with the figures of every placement in its metadata as `placements`.
     """
@@ -66,14 +66,15 @@ def _build_distinct(run: Run, table: TableRow) -> dict[Placement, EngineRow]:
 
 
 def _passes(run: Run, name: Placement, built: tuple[EngineRow, TableRow], figures: dict[str, Any]) -> bool:
-    gate = run.job.spec.judge.gate
-    if gate is None:
+    """Whether the plan can be judged, for one that overflows is no candidate, and holds the gate, if there is one."""
+    if not run.job.is_judged:
         return True
-    report = find_or_judge(_placed(run, name), *built).report
-    figures[name] |= {"agreement": report["agreement"], "accuracy": report["accuracy_int8"]}
     try:
-        check_gate(report, gate)
-    except GateMissed as problem:
+        report = find_or_judge(_placed(run, name), *built).report
+        figures[name] |= {"agreement": report["agreement"], "accuracy": report["accuracy_int8"]}
+        if run.job.spec.judge.gate is not None:
+            check_gate(report, run.job.spec.judge.gate)
+    except (GateMissed, JudgeProblem) as problem:
         run.say(f"placement {name}: {problem.detail}")
         return False
     return True
