@@ -82,7 +82,7 @@ def bench_calibrate(wanted: Wanted, options: Options, say: Callable[[str], None]
     images alone · ratio_with_start: with the loading of the model, ours with its preparation · memory_ratio: while observing ·
     prepare_memory_ratio: of the process that prepares a model once ·
     search_milliseconds: {method: a tensor} · added_share: cost of 5 % more images / ours, with start ·
-    added_process_share: the same of the processes from their start to their end, as a worker waits for them · others: {name:
+    added_process_share: the same from a call to its answer, as a worker waits whose spare process is warm · others: {name:
     {..., ratio, agreement} or {"failed": why}}. Raises Problem.
     """
     with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import onnx
 import pytest
+
+from app.observers.warm import MODEL
+from tests.observers.warm_net import make_warm_net
 
 CODE = """
 import sys, threading
@@ -28,3 +32,7 @@ def test_a_kernel_is_loaded_and_never_compiled(forgets: bool) -> None:
     assert loaded == (0 if forgets else 1)
     assert threads == 1
     assert said[1] == "[]"
+
+
+def test_the_packaged_net_is_the_one_that_its_recipe_makes() -> None:
+    assert onnx.load(MODEL).graph == make_warm_net().graph

@@ -146,7 +146,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{document['net']}: threshold search {sum(took.values()):.2f} ms a tensor for all methods ({methods});"
     shares = (100 * document[name] for name in ("added_share", "added_process_share"))
-    yield "  5 % more images cost {:.1f} % of a calibration from scratch, {:.1f} % with the start of processes;".format(*shares)
+    yield "  5 % more images cost {:.1f} % of a calibration from scratch, {:.1f} % as a worker waits;".format(*shares)
     yield f"  preparing the model, once, peaked at {document['prepare_memory_ratio']:.2f} x plain"
 
 
