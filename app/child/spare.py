@@ -38,11 +38,10 @@ class Spare:
 
     def take(self) -> Child | None:
         """Return the process, which may be warming up still; None where there is none that lives."""
-        child = self._swap(None)
-        if child is None:
-            return None
+        with self._lock:
+            child, self._child = self._child, None
         self._is_wanted.put(True)
-        if not has_exited(child):
+        if child is None or not has_exited(child):
             return child
         _tell_death(child)
         discard(child)
@@ -50,14 +49,18 @@ class Spare:
 
     def _keep(self) -> None:
         while self._is_wanted.get():
-            self._swap(start_child(sys.executable, self._warm_up))
-        if (last := self._swap(None)) is not None:
-            discard(last)
+            with self._lock:  # who takes meanwhile waits for it, which is nearer than a process of its own
+                self._child = self._child or _try_to_start(self._warm_up)
+        if self._child is not None:
+            discard(self._child)
 
-    def _swap(self, new: Child | None) -> Child | None:
-        with self._lock:
-            old, self._child = self._child, new
-            return old
+
+def _try_to_start(warm_up: str) -> Child | None:
+    try:
+        return start_child(sys.executable, warm_up)
+    except OSError as error:  # such as too many open files: the next one who takes makes another attempt
+        log.warning("no spare process could be started", error=str(error))
+        return None
 
 
 def _tell_death(child: Child) -> None:

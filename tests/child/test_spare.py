@@ -62,6 +62,43 @@ def test_calls_go_to_the_process_that_waits_and_each_has_its_own(tmp_path: Path)
     assert waiting() == before
 
 
+def test_who_comes_while_it_starts_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_slowly(python: str, warm_up: str) -> Child:
+        child = start_child(python, warm_up)
+        time.sleep(1.0)
+        return child
+
+    monkeypatch.setattr("app.child.spare.start_child", start_slowly)
+    before = waiting()
+    with Spare(READY) as spare:
+        (ready,) = until(lambda: waiting() - before)
+        assert call("who", spare.take)["pid"] == ready
+
+
+def test_one_that_could_not_start_is_tried_again() -> None:
+    code = f"""
+import os, resource, time
+from app.child.process import discard
+from app.child.spare import Spare
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), most))
+with Spare({WARM_UP!r}) as spare:
+    time.sleep(0.5)
+    assert spare.take() is None
+    time.sleep(0.5)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    assert spare.take() is None
+    while (child := spare.take()) is None:
+        time.sleep(0.1)
+    discard(child)
+"""
+    root = Path(__file__).parent.parent.parent
+    asked = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert asked.returncode == 0, asked.stderr
+    assert "no spare process could be started" in asked.stdout
+    assert "Too many open files" in asked.stdout
+
+
 def test_of_calls_at_the_same_time_one_gets_it(tmp_path: Path) -> None:
     before = waiting()
     with Spare(READY) as spare:
