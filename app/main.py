@@ -1,6 +1,5 @@
-"""The two processes: `serve` (API, by default with a worker of its own) and `work` (a worker)."""
+"""The process of the API, `serve`, by default with a worker of its own."""
 
-import asyncio
 import fcntl
 import os
 import shutil
@@ -10,29 +9,21 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, TextIO
+from contextlib import contextmanager
+from typing import TextIO
 
 import structlog
 import uvicorn
 
 from app.api.app import create_app
-from app.blobs.open import open_blobs
-from app.blobs.store import BlobStore
-from app.child.parent import ChildCall, Take, no_child, run_child
-from app.child.sandbox import die_with_parent
-from app.child.spare import Spare
 from app.db.database import Database
 from app.db.migrate import migrate
-from app.errors import WorkerProblem
 from app.jobs.context import Service
 from app.jobs.queue import JobQueue, prepare_queue
-from app.jobs.resolve import installed_tools
 from app.log import configure_logging
 from app.settings import Settings
-from app.worker.context import PROBE_STEP, WARM_UP, Worker
+from app.startup import make_folders, open_store
 
 log = structlog.get_logger()
 
@@ -41,8 +32,6 @@ _WORKER_STOP_SECONDS = 20
 #: A worker that dies at once is started again after a pause that doubles up to this.
 _MAX_RESTART_PAUSE_SECONDS = 30.0
 _USAGE = 2
-#: What the probe is asked about, one after the other until it lives: all, what needs no GPU, what has no library for one.
-_PROBE_REQUESTS = ({}, {"backends": ["onnxruntime", "tensorrt-rtx"]}, {"backends": ["onnxruntime"]})
 
 _TOKENS_NEEDED = """enginesmith: refusing to listen on {host} without a token: anybody on the network could use this server.
 Set one or more tokens, at least 16 characters each, and start again:
@@ -58,12 +47,12 @@ def serve(settings: Settings) -> int:
         return _USAGE
     listener = _listen(settings)
     lock = _lock(settings)
-    _prepare(settings)
+    make_folders(settings)
     _sweep_temporary(settings)
     prepare_queue(settings.effective_jobs_url)
     database = Database(settings.effective_database_url)
     migrate(database)
-    service = Service(settings, database, _blobs(settings), JobQueue(settings.effective_jobs_url))
+    service = Service(settings, database, open_store(settings), JobQueue(settings.effective_jobs_url))
     print(f"Enginesmith serves on http://{_address(listener)}", file=sys.stderr, flush=True)
     # uvicorn shuts down in order at these signals and then raises them again; the worker must be stopped first.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,58 +63,6 @@ def serve(settings: Settings) -> int:
     database.close()
     lock.close()
     return 0
-
-
-def work(settings: Settings) -> int:
-    """Work on jobs until SIGTERM or SIGINT; return the exit code."""
-    from app.jobs.run import serve_queues  # registers the workflow, which only a worker may run
-
-    configure_logging(settings.log_level)
-    _prepare(settings)
-    prepare_queue(settings.effective_jobs_url)
-    database = Database(settings.effective_database_url, patience_seconds=settings.dead_after_seconds)
-    migrate(database)
-    with Spare(WARM_UP) if settings.spare else nullcontext() as spare:
-        worker, queues = _worker(settings, database, spare.take if spare else no_child)
-        serve_queues(worker, choose_queues(settings, queues))
-    database.close()
-    return 0
-
-
-def _worker(settings: Settings, database: Database, take: Take) -> tuple[Worker, list[str]]:
-    name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    found = find_backends(settings)
-    worker = Worker(name, settings, database, _blobs(settings), found["backends"], installed_tools(), take=take)
-    return worker, found["queues"]
-
-
-def find_backends(settings: Settings) -> dict[str, Any]:
-    """Return what the step probe finds here. Where a GPU's library ends that process, it is asked about fewer backends."""
-    limit, folder = settings.step_limits.inspect_seconds, settings.temporary_folder
-    *attempts, last = (ChildCall(PROBE_STEP, request, "probe", limit, folder=folder) for request in _PROBE_REQUESTS)
-    for call in attempts:
-        try:
-            return asyncio.run(run_child(call, _warn))
-        except WorkerProblem as problem:
-            log.error("the probe failed, so this worker leaves a backend out", asked=call.request, problem=problem.detail)
-    return asyncio.run(run_child(last, _warn))
-
-
-def _warn(event: dict[str, Any]) -> None:
-    if "log" in event:
-        log.warning(event["log"])
-
-
-def choose_queues(settings: Settings, found: list[str]) -> list[str]:
-    """Return the queues to serve. Raises WorkerProblem for one that was asked for and cannot be served here."""
-    if missing := [name for name in settings.queues if name not in found]:
-        raise WorkerProblem(reason=f"this machine cannot serve {', '.join(missing)}; it can serve {', '.join(found)}")
-    return list(settings.queues) or found
-
-
-def _prepare(settings: Settings) -> None:
-    settings.data.mkdir(parents=True, exist_ok=True)
-    settings.temporary_folder.mkdir(parents=True, exist_ok=True)
 
 
 def _lock(settings: Settings) -> TextIO:
@@ -144,10 +81,6 @@ def _sweep_temporary(settings: Settings) -> None:
     """Remove what uploads left behind when an earlier run was killed; job files are their worker's matter."""
     for folder in settings.temporary_folder.glob("upload-*"):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _blobs(settings: Settings) -> BlobStore:
-    return open_blobs(settings.effective_blob_url, settings.temporary_folder / "blobs", settings.s3_endpoint)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -221,15 +154,5 @@ class Supervisor(threading.Thread):
 
     def _start(self) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C reaches the server alone, which then stops the worker in order.
-        command = [sys.executable, "-P", "-m", "app.main", "work", str(os.getpid())]
+        command = [sys.executable, "-P", "-m", "app.work", str(os.getpid())]
         return subprocess.Popen(command, env=self._settings.worker_environment(), start_new_session=True)
-
-
-def main() -> None:
-    """Run `python -m app.main work PARENT`: the worker that `serve` starts, which dies when its server is killed."""
-    die_with_parent(int(sys.argv[2]))
-    sys.exit(work(Settings()))
-
-
-if __name__ == "__main__":
-    main()

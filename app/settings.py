@@ -71,7 +71,8 @@ class Settings(BaseSettings):
     #: Whether a worker has a process ready for the next step, which saves it 0.3 s and takes 100 MB of memory.
     spare: bool = True
 
-    poll_seconds: float = Field(default=0.05, gt=0)
+    #: A worker asks its queues for jobs so often; ten times a second takes 5 % of a core, which calibrations lack.
+    poll_seconds: float = Field(default=0.1, gt=0)
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     #: A worker that was not heard of for so long is dead: its jobs go to another.
     dead_after_seconds: float = Field(default=45.0, gt=0)

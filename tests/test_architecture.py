@@ -1,6 +1,8 @@
 """The architecture as rules: who may import what, and how long things may be."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,8 +81,14 @@ def test_arrows_never_turn_back() -> None:
             assert not any(name.startswith("app.api") for name in names), path
         if room(path) == "client":
             # files of the user's own are compared here, without a server
-            own = ("app.client", "app.spec", "app.settings", "app.main", "app.errors", "app.bench", "app.quant")
+            own = ("app.client", "app.spec", "app.settings", "app.main", "app.work", "app.errors", "app.bench", "app.quant")
             assert all(name.startswith(own) for name in names if name.startswith("app.")), path
+
+
+def test_a_worker_loads_nothing_of_the_api() -> None:
+    code = "import sys, app.work; print(*{'fastapi', 'starlette', 'uvicorn', 'app.api'} & sys.modules.keys())"
+    asked = subprocess.run([sys.executable, "-c", code], cwd=APP.parent, capture_output=True, text=True, check=True)
+    assert not asked.stdout.split()
 
 
 def test_the_only_commit_stands_once() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import WorkerProblem
-from app.main import choose_queues, find_backends
 from app.settings import Settings
+from app.work import choose_queues, find_backends
 from tests.worker.fake_cuda import write_packages
 
 

@@ -52,7 +52,7 @@ def serve(options: ServeOptions) -> None:
 def worker(options: WorkerOptions) -> None:
     """Run a worker for a server on this machine (--data) or another (--database-url and --blob-url)."""
     settings = _settings(asdict(options))
-    from app.main import work
+    from app.work import work
 
     with _telling(f"work with data in {settings.data}"):
         raise typer.Exit(work(settings))
