@@ -1,7 +1,10 @@
 """What is kept of the activations: one collector a grid, fed by one or several threads."""
 
+import struct
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +18,13 @@ from app.quant.histogram import (
     MIN_EXPONENT,
     SEARCH_BINS,
     SIDE_BINS,
+    Counts,
     MergeableHistogram,
     Side,
     TensorrtHistogram,
     empty_side,
     empty_tensorrt,
+    fold_side,
     fold_tensorrt,
     is_range_anew,
     merge_mergeable,
@@ -30,15 +35,20 @@ from app.quant.histogram import (
 _SPILL_ELEMENTS = 1 << 31
 
 
-def bounds_from_extremes(extremes: npt.NDArray[np.int64]) -> tuple[float, float]:
+def bounds_from_extremes(extremes: npt.NDArray[np.int64] | Sequence[int]) -> tuple[float, float]:
     """Return (minimum, maximum) of the kernels' int64[3] extremes, (inf, -inf) where nothing was seen."""
     largest, highest, lowest = (int(bits) for bits in extremes)
     if (largest, highest, lowest) == NO_EXTREMES:
         return np.inf, -np.inf
     minimum = highest if highest >= 1 << 31 else lowest
     maximum = largest if largest >= 0 else lowest
-    values = np.array([minimum, maximum], np.uint32).view(np.float32) + np.float32(0)  # -0.0 becomes 0.0
-    return float(values[0]), float(values[1])
+    low, high = struct.unpack("<2f", struct.pack("<2I", minimum, maximum))
+    return low + 0.0, high + 0.0  # -0.0 becomes 0.0
+
+
+def has_negative(extremes: npt.NDArray[np.int64] | Sequence[int]) -> bool:
+    """Whether the kernels' int64[3] extremes tell of a value below zero."""
+    return int(extremes[1]) > 1 << 31  # which is -0.0
 
 
 def absmax_from_extremes(extremes: npt.NDArray[np.int64]) -> float:
@@ -93,7 +103,7 @@ class MergeableCollector:
         self._elements = 0
         for region, extremes in enumerate(self._extremes):
             counts = self._counts[region]
-            (counts if bounds_from_extremes(extremes)[0] < 0 else counts[:, :SIDE_BINS]).fill(0)
+            (counts if has_negative(extremes) else counts[:, :SIDE_BINS]).fill(0)
             counts[:, 2 * SIDE_BINS :] = 0
         self._extremes[:] = NO_EXTREMES
         self._exponents.fill(MIN_EXPONENT)
@@ -108,26 +118,58 @@ class MergeableCollector:
             self._spill()
 
     def _spill(self) -> None:
-        self._done = [self.histogram(region) for region in range(len(self._parts))]
+        self._done = [histogram_of([self], region) for region in range(len(self._parts))]
         self._clear_counts()
 
-    def histogram(self, region: int) -> MergeableHistogram:
-        """Return the histogram of a region of everything counted so far."""
-        counted = self._counted(region)
-        return merge_mergeable(self._done[region], counted) if self._done else counted
+    def done(self, region: int) -> MergeableHistogram | None:
+        """Return the histogram of what is not among the counts any more."""
+        return self._done[region] if self._done else None
 
-    def _counted(self, region: int) -> MergeableHistogram:
-        minimum, maximum = bounds_from_extremes(self._extremes[region])
-        positive = self._side(region, 0)
-        positive.counts[0] += int(self._counts[region, :, 2 * SIDE_BINS :].sum(dtype=np.int64))
-        # What was never counted into is memory that was never touched.
-        negative = self._side(region, 1) if minimum < 0 else empty_side()
-        count = int(positive.counts.sum()) + int(negative.counts.sum())
-        return MergeableHistogram(count, minimum, maximum, positive, negative)
+    def extremes(self, region: int) -> tuple[int, ...]:
+        """Return the kernels' extremes of a region."""
+        return tuple(self._extremes[region].tolist())
 
-    def _side(self, region: int, sign: int) -> Side:
+    def zeros(self, region: int) -> int:
+        """Return how many exact zeros were counted."""
+        return int(self._counts[region, :, 2 * SIDE_BINS :].sum(dtype=np.int64))
+
+    def exponent(self, region: int, sign: int) -> int:
+        """Return that of a side's bin width, MIN_EXPONENT where nothing was counted; 0 is the positive sign."""
+        return int(self._exponents[region, sign])
+
+    def counts(self, region: int, sign: int) -> Counts:
+        """Return those of a side, which are the caller's."""
         even, odd = self._counts[region, :, sign * SIDE_BINS : (sign + 1) * SIDE_BINS]
-        return Side(int(self._exponents[region, sign]), (even + odd).astype(np.int64))  # no sum passes 32 bits, see _spill
+        return (even + odd).astype(np.int64)  # no sum passes 32 bits, see _spill
+
+
+def histogram_of(collectors: Sequence[MergeableCollector], region: int) -> MergeableHistogram:
+    """Return the histogram of what all collectors counted of a region."""
+    extremes = [collector.extremes(region) for collector in collectors]
+    minimum, maximum = bounds_from_extremes(_together(extremes))
+    positive = _sum_sides(collectors, region, 0)
+    positive.counts[0] += sum(collector.zeros(region) for collector in collectors)
+    # What was never counted into is memory that was never touched.
+    below = [collector for collector, own in zip(collectors, extremes, strict=True) if has_negative(own)]
+    negative = _sum_sides(below, region, 1) if below else empty_side()
+    count = int(positive.counts.sum()) + (int(negative.counts.sum()) if below else 0)
+    done = [done for collector in collectors if (done := collector.done(region)) is not None]
+    return reduce(merge_mergeable, done, MergeableHistogram(count, minimum, maximum, positive, negative))
+
+
+def _together(extremes: Sequence[tuple[int, ...]]) -> tuple[int, int, int]:
+    largest, highest, lowest = zip(*extremes, strict=True)
+    return max(largest), max(highest), min(lowest)
+
+
+def _sum_sides(collectors: Sequence[MergeableCollector], region: int, sign: int) -> Side:
+    exponents = [collector.exponent(region, sign) for collector in collectors]
+    widest = max(exponents)
+    sides = [Side(exponent, own.counts(region, sign)) for exponent, own in zip(exponents, collectors, strict=True)]
+    total, *others = (fold_side(side, widest).counts for side in sides)
+    for counts in others:
+        total += counts
+    return Side(widest, total)
 
 
 class TensorrtPart:

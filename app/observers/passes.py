@@ -22,6 +22,8 @@ Visit = Callable[[int, Located], None]
 
 #: Tensors start at multiples of this many bytes.
 _ALIGNMENT = 64
+#: Memory up to so much is mapped sooner than a thread starts: in a process that was ready before, it is mapped already.
+_SMALL_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,22 @@ def mapped_memories(prepared: Prepared, count: int) -> Iterator[list[Memory]]:
     """
     places = place_tensors(prepared)
     room = np.empty(count * places.size + _ALIGNMENT, np.uint8)
-    mapping = Thread(target=(room if prepared.is_bindable else room[:0]).fill, args=(0,))
-    mapping.start()
     aligned = room[-room.ctypes.data % _ALIGNMENT :]
+    memories = [Memory(places, aligned[place * places.size :][: places.size]) for place in range(count)]
+    with _mapped(room if prepared.is_bindable else room[:0]):
+        yield memories
+
+
+@contextmanager
+def _mapped(room: npt.NDArray[np.uint8]) -> Iterator[None]:
+    if room.nbytes <= _SMALL_BYTES:
+        room.fill(0)
+        yield
+        return
+    mapping = Thread(target=room.fill, args=(0,))
+    mapping.start()
     try:
-        yield [Memory(places, aligned[place * places.size :][: places.size]) for place in range(count)]
+        yield
     finally:
         mapping.join()
 

@@ -2,17 +2,17 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import partial
 from queue import SimpleQueue
 from typing import Protocol
 
 import numpy as np
 
 from app.errors import CalibrationProblem
-from app.observers.collectors import MergeableCollector, Seen, TensorrtCollector, TensorrtPart
+from app.observers.collectors import MergeableCollector, Seen, TensorrtCollector, TensorrtPart, histogram_of
 from app.observers.counting import Counter
 from app.observers.forward import Batch
-from app.observers.lanes import Lanes, start_threads
+from app.observers.lanes import Lanes, take_threads
 from app.observers.parts import Parts
 from app.observers.passes import Pass
 from app.observers.watch import Looks, Watch
@@ -67,10 +67,7 @@ class _Stretch:
         self._counted[thread] += images
 
     def histograms(self) -> list[MergeableHistogram]:
-        return [self._merged(region) for region in range(self._regions)]
-
-    def _merged(self, region: int) -> MergeableHistogram:
-        return reduce(merge_mergeable, (collector.histogram(region) for collector in self._collectors))
+        return [histogram_of(self._collectors, region) for region in range(self._regions)]
 
     def end(self) -> list[MergeableCollector]:
         """Forget what was counted and return the collectors: their memory is mapped."""
@@ -169,7 +166,7 @@ class TensorrtStream:
 
     def __init__(self, passes: Sequence[Pass], parts: Parts, watch: Watch) -> None:
         self._pass_images = passes[0].prepared.images
-        self._executor = start_threads(len(passes))
+        self._executor = take_threads(len(passes))
         self._collector = TensorrtCollector(parts)
         self._lanes = [(forward, Counter()) for forward in passes]
         self._tell, self._looks = watch.tell, Looks(watch)

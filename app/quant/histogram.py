@@ -52,6 +52,8 @@ class MergeableHistogram:
 
     def magnitude_bins(self) -> tuple[Counts, float]:
         """Return int64[8192] counts of |x| and their bin width."""
+        if self.negative is _EMPTY_SIDE:
+            return self.positive.counts, 2.0**self.positive.exponent
         exponent = max(self.positive.exponent, self.negative.exponent)
         counts = fold_side(self.positive, exponent).counts + fold_side(self.negative, exponent).counts
         return counts, 2.0**exponent

@@ -74,14 +74,16 @@ def observation_to_bytes(observation: Observation) -> bytes:
         "tensors": [{"name": name, **_facts(observation.histograms[name])} for name in names],
     }
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    body = b"".join(row.astype(kind).tobytes() for row, kind in zip(rows, kinds, strict=True))
-    return _MAGIC + len(text).to_bytes(8, "little") + text + body
+    body = (row.astype(kind).data for row, kind in zip(rows, kinds, strict=True))
+    return b"".join((_MAGIC, len(text).to_bytes(8, "little"), text, *body))
 
 
 def _rows(histogram: Histogram) -> list[Counts]:
     if isinstance(histogram, TensorrtHistogram):
         return [_trimmed(histogram.counts)]
-    return [_trimmed(side.counts) for side in (histogram.positive, histogram.negative)]
+    return [
+        side.counts[:0] if side is empty_side() else _trimmed(side.counts) for side in (histogram.positive, histogram.negative)
+    ]
 
 
 def _trimmed(row: Counts) -> Counts:

@@ -1,15 +1,16 @@
 """Tasks in threads: all are done, few wait, and of those that fail the first one is told."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
-from threading import Event, Thread
+from threading import Barrier, Event, Thread, active_count
 
 import pytest
 
-from app.observers.lanes import Lanes
+from app.observers.lanes import Lanes, keep_threads, take_threads
 
 THREADS, PORTION = 2, 3
 
@@ -44,6 +45,35 @@ def test_both_threads_work_at_the_same_time(lanes: Lanes) -> None:
     lanes.put(partial(meet, first, second))
     lanes.put(partial(meet, second, first))
     lanes.finish()
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_threads_keep_to_cores_of_their_own_where_there_is_one_for_each(more: int) -> None:
+    cores = os.sched_getaffinity(0)
+    threads = len(cores) + more
+    together, kept_to = Barrier(threads, timeout=10), [set[int]()] * threads
+
+    def tell(lane: int) -> None:
+        together.wait()
+        kept_to[lane] = os.sched_getaffinity(0)
+
+    with closing(Lanes(threads, PORTION)) as lanes:
+        for _ in range(threads):
+            lanes.put(tell)
+        lanes.finish()
+    assert sorted(map(sorted, kept_to)) == ([sorted(cores)] * threads if more else [[core] for core in sorted(cores)])
+    assert os.sched_getaffinity(0) == cores
+
+
+def test_threads_that_were_kept_are_taken_once() -> None:
+    keep_threads(THREADS)
+    before = active_count()
+    kept = take_threads(THREADS)
+    assert active_count() == before
+    other = take_threads(THREADS)
+    assert active_count() == before + THREADS
+    for executor in (kept, other):
+        executor.shutdown()
 
 
 def test_few_tasks_wait_for_threads_that_are_busy(lanes: Lanes) -> None:
