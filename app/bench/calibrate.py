@@ -25,6 +25,8 @@ PLAIN_SETTINGS = tuple(
     for batch in (1, 8, 16)
 )
 _ADDED_SHARE = 20
+#: It takes so little time that it is measured more often.
+_ADDED_TIMES = 3
 _PREPARED = "prepared"
 #: What a worker runs in processes that it started before.
 _OURS = ("ours:", "prepared:")
@@ -96,19 +98,14 @@ def _measured(bench: Bench) -> dict[str, Any]:
     bench.observe("warm", images=2)  # compiles the kernels, where this is the first run on this machine
     tried = [bench.measure("plain:plain", **setting) for setting in PLAIN_SETTINGS]
     best = min(range(len(tried)), key=lambda place: tried[place]["seconds"])
-    # In turns, so that a machine that slows down slows both.
-    rounds = [
-        (bench.measure("plain:plain", **PLAIN_SETTINGS[best]), bench.observe("observation")) for _ in range(bench.options.runs)
-    ]
-    plain, observed = _median([pair[0] for pair in rounds]), _median([pair[1] for pair in rounds])
+    rounds = [_turn(bench, PLAIN_SETTINGS[best]) for _ in range(bench.options.runs)]
+    plain, observed, added = (_median([one for part in parts for one in part]) for parts in zip(*rounds, strict=True))
     ours = _together(prepared, observed)
-    count = max(1, bench.subject.count // _ADDED_SHARE)
-    added = _median([bench.observe("added", count, known="observation") for _ in rounds])
     search = bench.measure("ours:search", observation=str(bench.folder / "observation"))
     return {
         "net": bench.subject.name,
         "images": bench.subject.count,
-        "tensors": rounds[0][1]["tensors"],
+        "tensors": rounds[0][1][0]["tensors"],
         "runs": bench.options.runs,
         "plain": plain | PLAIN_SETTINGS[best],
         "ours": ours,
@@ -121,6 +118,14 @@ def _measured(bench: Bench) -> dict[str, Any]:
         "added_process_share": added["process_seconds"] / (prepared["process_seconds"] + observed["process_seconds"]),
         "others": _others(bench, plain, search["amax"]),
     }
+
+
+def _turn(bench: Bench, setting: dict[str, Any]) -> tuple[list[dict[str, Any]], ...]:
+    """Measure plain, ours and the addition of images in turns, so that a machine that slows down slows all."""
+    count = max(1, bench.subject.count // _ADDED_SHARE)
+    plain, observed = bench.measure("plain:plain", **setting), bench.observe("observation")
+    added = [bench.observe("added", count, known="observation") for _ in range(_ADDED_TIMES)]
+    return [plain], [observed], added
 
 
 def _others(bench: Bench, plain: dict[str, Any], amax: dict[str, float]) -> dict[str, Any]:

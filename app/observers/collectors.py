@@ -18,7 +18,6 @@ from app.quant.histogram import (
     MIN_EXPONENT,
     SEARCH_BINS,
     SIDE_BINS,
-    Counts,
     MergeableHistogram,
     Side,
     TensorrtHistogram,
@@ -79,6 +78,21 @@ def raise_nonfinite(parts: Parts, bad: int, seen: Seen) -> None:
     raise CalibrationNonfinite(tensor=parts.names[place], image=seen.first_image + image)
 
 
+@dataclass(frozen=True, eq=False)
+class _Counted:
+    """What one collector counted of a region: the kernels' extremes, exponents by sign, uint32[2, COLUMNS], exact zeros."""
+
+    extremes: list[int]
+    exponents: list[int]
+    counts: npt.NDArray[np.uint32]
+    zeros: int
+
+    def side(self, sign: int) -> Side:
+        """Return one sign, 0 the positive one, with counts that are the caller's."""
+        even, odd = self.counts[:, sign * SIDE_BINS : (sign + 1) * SIDE_BINS]
+        return Side(self.exponents[sign], (even + odd).astype(np.int64))  # no sum passes 32 bits, see _SPILL_ELEMENTS
+
+
 class MergeableCollector:
     """Mergeable histograms of all regions; one of these a thread, merged in any order."""
 
@@ -118,54 +132,42 @@ class MergeableCollector:
             self._spill()
 
     def _spill(self) -> None:
-        self._done = [histogram_of([self], region) for region in range(len(self._parts))]
+        self._done = histograms_of([self])
         self._clear_counts()
 
-    def done(self, region: int) -> MergeableHistogram | None:
-        """Return the histogram of what is not among the counts any more."""
-        return self._done[region] if self._done else None
+    def counted(self) -> list[_Counted]:
+        """Return what is among the counts, by region."""
+        zeros = self._counts[:, :, 2 * SIDE_BINS :].sum(axis=(1, 2), dtype=np.int64)
+        rows = zip(self._extremes.tolist(), self._exponents.tolist(), self._counts, zeros.tolist(), strict=True)
+        return [_Counted(*row) for row in rows]
 
-    def extremes(self, region: int) -> tuple[int, ...]:
-        """Return the kernels' extremes of a region."""
-        return tuple(self._extremes[region].tolist())
-
-    def zeros(self, region: int) -> int:
-        """Return how many exact zeros were counted."""
-        return int(self._counts[region, :, 2 * SIDE_BINS :].sum(dtype=np.int64))
-
-    def exponent(self, region: int, sign: int) -> int:
-        """Return that of a side's bin width, MIN_EXPONENT where nothing was counted; 0 is the positive sign."""
-        return int(self._exponents[region, sign])
-
-    def counts(self, region: int, sign: int) -> Counts:
-        """Return those of a side, which are the caller's."""
-        even, odd = self._counts[region, :, sign * SIDE_BINS : (sign + 1) * SIDE_BINS]
-        return (even + odd).astype(np.int64)  # no sum passes 32 bits, see _spill
+    @property
+    def done(self) -> list[list[MergeableHistogram]]:
+        """The histograms by region of what is not among the counts any more, if there is any."""
+        return [self._done] if self._done else []
 
 
-def histogram_of(collectors: Sequence[MergeableCollector], region: int) -> MergeableHistogram:
-    """Return the histogram of what all collectors counted of a region."""
-    extremes = [collector.extremes(region) for collector in collectors]
-    minimum, maximum = bounds_from_extremes(_together(extremes))
-    positive = _sum_sides(collectors, region, 0)
-    positive.counts[0] += sum(collector.zeros(region) for collector in collectors)
+def histograms_of(collectors: Sequence[MergeableCollector]) -> list[MergeableHistogram]:
+    """Return the histograms by region of what all collectors counted."""
+    counted = [_together(parts) for parts in zip(*(collector.counted() for collector in collectors), strict=True)]
+    done = (histograms for collector in collectors for histograms in collector.done)
+    return reduce(lambda a, b: [merge_mergeable(*pair) for pair in zip(a, b, strict=True)], done, counted)
+
+
+def _together(parts: Sequence[_Counted]) -> MergeableHistogram:
+    largest, highest, lowest = zip(*(part.extremes for part in parts), strict=True)
+    minimum, maximum = bounds_from_extremes((max(largest), max(highest), min(lowest)))
+    positive = _sum_sides([part.side(0) for part in parts])
+    positive.counts[0] += sum(part.zeros for part in parts)
     # What was never counted into is memory that was never touched.
-    below = [collector for collector, own in zip(collectors, extremes, strict=True) if has_negative(own)]
-    negative = _sum_sides(below, region, 1) if below else empty_side()
+    below = [part.side(1) for part in parts if has_negative(part.extremes)]
+    negative = _sum_sides(below) if below else empty_side()
     count = int(positive.counts.sum()) + (int(negative.counts.sum()) if below else 0)
-    done = [done for collector in collectors if (done := collector.done(region)) is not None]
-    return reduce(merge_mergeable, done, MergeableHistogram(count, minimum, maximum, positive, negative))
+    return MergeableHistogram(count, minimum, maximum, positive, negative)
 
 
-def _together(extremes: Sequence[tuple[int, ...]]) -> tuple[int, int, int]:
-    largest, highest, lowest = zip(*extremes, strict=True)
-    return max(largest), max(highest), min(lowest)
-
-
-def _sum_sides(collectors: Sequence[MergeableCollector], region: int, sign: int) -> Side:
-    exponents = [collector.exponent(region, sign) for collector in collectors]
-    widest = max(exponents)
-    sides = [Side(exponent, own.counts(region, sign)) for exponent, own in zip(exponents, collectors, strict=True)]
+def _sum_sides(sides: Sequence[Side]) -> Side:
+    widest = max(side.exponent for side in sides)
     total, *others = (fold_side(side, widest).counts for side in sides)
     for counts in others:
         total += counts

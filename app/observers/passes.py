@@ -22,7 +22,7 @@ Visit = Callable[[int, Located], None]
 
 #: Tensors start at multiples of this many bytes.
 _ALIGNMENT = 64
-#: Memory up to so much is mapped sooner than a thread starts: in a process that was ready before, it is mapped already.
+#: Memory up to so much is left alone: the passes fault it in sooner than a thread starts, or it was mapped already.
 _SMALL_BYTES = 8 << 20
 
 
@@ -94,7 +94,6 @@ def mapped_memories(prepared: Prepared, count: int) -> Iterator[list[Memory]]:
 @contextmanager
 def _mapped(room: npt.NDArray[np.uint8]) -> Iterator[None]:
     if room.nbytes <= _SMALL_BYTES:
-        room.fill(0)
         yield
         return
     mapping = Thread(target=room.fill, args=(0,))

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from app.errors import CalibrationProblem
-from app.observers.collectors import MergeableCollector, Seen, TensorrtCollector, TensorrtPart, histogram_of
+from app.observers.collectors import MergeableCollector, Seen, TensorrtCollector, TensorrtPart, histograms_of
 from app.observers.counting import Counter
 from app.observers.forward import Batch
 from app.observers.lanes import Lanes, take_threads
@@ -48,7 +48,6 @@ class _Stretch:
     """Counts of the images between two looks: a collector a thread, taken from those that an earlier stretch is done with."""
 
     def __init__(self, spare: deque[MergeableCollector], parts: Parts, threads: int) -> None:
-        self._regions = len(parts)
         self._collectors = [spare.popleft() if spare else MergeableCollector(parts) for _ in range(threads)]
         self._counted = [0] * threads
         self.images = 0  # that were taken, of which not all may be counted yet
@@ -67,7 +66,7 @@ class _Stretch:
         self._counted[thread] += images
 
     def histograms(self) -> list[MergeableHistogram]:
-        return [histogram_of(self._collectors, region) for region in range(self._regions)]
+        return histograms_of(self._collectors)
 
     def end(self) -> list[MergeableCollector]:
         """Forget what was counted and return the collectors: their memory is mapped."""
