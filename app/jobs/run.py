@@ -19,6 +19,7 @@ from app.worker.pipeline import finish, start
 log = structlog.get_logger()
 
 _workers: list[Worker] = []
+_running: set[str] = set()
 #: How long a stopping worker waits for its jobs to be given back.
 _DRAIN_SECONDS = 10
 
@@ -27,6 +28,15 @@ _DRAIN_SECONDS = 10
 def carry_out_job(job_id: str) -> None:
     """Run one attempt of a job in this process's worker."""
     worker = _workers[0]
+    _running.add(job_id)  # before the look at `stopping`, for a worker that stops looks at them in the other order
+    try:
+        if not worker.stopping.is_set():  # else the job, still queued, is enqueued anew by the API
+            _attempt(worker, job_id)
+    finally:
+        _running.discard(job_id)
+
+
+def _attempt(worker: Worker, job_id: str) -> None:
     row = start(worker, job_id)
     if row is None:
         return
@@ -63,7 +73,7 @@ def serve_queues(worker: Worker, queues: list[str]) -> None:
     log.info("worker ready", worker=worker.id, queues=queues)
     _wait_for_signal(worker.stopping)
     heartbeat.stop()
-    DBOS.destroy(workflow_completion_timeout_sec=_DRAIN_SECONDS)
+    DBOS.destroy(workflow_completion_timeout_sec=_DRAIN_SECONDS if _running else 0)  # it looks once a second
     shutil.rmtree(worker_folder(worker.settings, worker.id), ignore_errors=True)
 
 
