@@ -7,6 +7,7 @@ from app.settings import Settings
 
 def make_folders(settings: Settings) -> None:
     """Make the data folder and the one for files that last no longer than a request or a job."""
+    settings.data.mkdir(parents=True, exist_ok=True)  # first, for what is wrong with it is said best of itself
     settings.temporary_folder.mkdir(parents=True, exist_ok=True)
 
 

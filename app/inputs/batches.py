@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import BlobCorrupt, ImageCorrupt, ImageProblem
-from app.inputs.images import decode_pixels, values_from_pixels
+from app.inputs.images import decode_pixels, is_one_colour, values_from_pixels
 from app.inputs.limits import InputLimits
 from app.inputs.pixels import KeptPixels
 from app.spec import PreprocessSpec
@@ -27,6 +27,14 @@ _MAX_LISTED = 100
 _MAX_AHEAD = 64
 
 Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """An image's values, and whether it is of one colour alone."""
+
+    values: Array
+    is_one_colour: bool
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,8 @@ class BatchOptions:
 class Batches:
     """Yields float32[N, C, H, W] (or NHWC) in the order given; N = batch_size but for the last batch.
 
-    While it runs, `used` grows by the paths of the images handed out, in their order, and `skipped` by those that could
-    not be decoded ("path (reason)"). Iterate once.
+    While it runs, `used` grows by the paths of the images handed out, in their order, `constant` by those of one colour
+    alone among them, and `skipped` by those that could not be decoded ("path (reason)"). Iterate once.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class Batches:
         options: BatchOptions,
     ) -> None:
         self.used: list[str] = []
+        self.constant: list[str] = []
         self.skipped: list[str] = []
         self._files = files
         self._packs = packs
@@ -95,7 +104,7 @@ class Batches:
         pool = ThreadPoolExecutor(self._options.threads)
         stack.callback(pool.shutdown, cancel_futures=True)
         ahead = min(self._options.batch_size, _MAX_AHEAD) + self._options.threads
-        waiting: deque[tuple[Mapping[str, Any], Future[Array]]] = deque()
+        waiting: deque[tuple[Mapping[str, Any], Future[_Decoded]]] = deque()
         upcoming = iter(self._files)
         while True:
             while len(waiting) < ahead and (file := next(upcoming, None)) is not None:
@@ -106,14 +115,19 @@ class Batches:
             image = self._take(file, future)
             if image is not None:
                 self.used.append(file["path"])
-                yield image
+                self.constant += [file["path"]] if image.is_one_colour else []
+                yield image.values
             elif len(self.skipped) > self.allowed_bad:
                 self._fail(chain(waiting, ((left, pool.submit(self._decode, left, packs)) for left in upcoming)))
 
-    def _decode(self, file: Mapping[str, Any], packs: Mapping[str, int]) -> Array:
+    def _decode(self, file: Mapping[str, Any], packs: Mapping[str, int]) -> _Decoded:
+        pixels = self._pixels(file, packs)
+        return _Decoded(values_from_pixels(pixels, self._spec), is_one_colour(pixels))
+
+    def _pixels(self, file: Mapping[str, Any], packs: Mapping[str, int]) -> NDArray[np.uint8]:
         known = self._options.kept.find(file) if self._options.kept is not None else None
         if known is not None:
-            return values_from_pixels(known, self._spec)
+            return known
         content = os.pread(packs[file["pack"]], file["size"], file["offset"])
         # The key says which bytes were calibrated on; a disk that changed one must not go unnoticed.
         if hashlib.sha256(content).hexdigest() != file["sha256"]:
@@ -122,16 +136,16 @@ class Batches:
         pixels = decode_pixels(content, self._spec, self._options.limits, file["path"])
         if self._options.kept is not None:
             self._options.kept.keep(file, pixels, time.monotonic() - began)
-        return values_from_pixels(pixels, self._spec)
+        return pixels
 
-    def _take(self, file: Mapping[str, Any], future: Future[Array]) -> Array | None:
+    def _take(self, file: Mapping[str, Any], future: Future[_Decoded]) -> _Decoded | None:
         try:
             return future.result()
         except ImageProblem as problem:
             self.skipped.append(_describe(file, problem))
             return None
 
-    def _fail(self, rest: Iterator[tuple[Mapping[str, Any], Future[Array]]]) -> NoReturn:
+    def _fail(self, rest: Iterator[tuple[Mapping[str, Any], Future[_Decoded]]]) -> NoReturn:
         """Raise ImageCorrupt naming up to 100 bad images: those met, and those among the next 1,000."""
         names = list(self.skipped)
         for file, future in islice(rest, _SCAN_IMAGES):

@@ -66,6 +66,12 @@ def values_from_pixels(pixels: NDArray[np.uint8], spec: PreprocessSpec) -> NDArr
     return np.ascontiguousarray(values.transpose(2, 0, 1)) if spec.layout == "NCHW" else values
 
 
+def is_one_colour(pixels: NDArray[np.uint8]) -> bool:
+    """Whether all of uint8[H, W, C] is the same: a blank frame, or what a broken pipeline makes of a picture."""
+    first, middle = pixels[0, 0], pixels[len(pixels) // 2, pixels.shape[1] // 2]
+    return first.tolist() == middle.tolist() and bool((pixels == first).all())
+
+
 def decode_pixels(content: bytes, spec: PreprocessSpec, limits: InputLimits, name: str = "") -> NDArray[np.uint8]:
     """Return uint8[H, W, C] of an encoded picture, resized and in the spec's colour order. Raises as decode_image."""
     if spec.size is None or spec.color is None or spec.layout is None:

@@ -1,5 +1,6 @@
 """How observations are spared over HTTP: what was added to a dataset is run alone, all else from scratch."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from onnx import helper
+from PIL import Image
 
 from tests.api.test_jobs import run, succeeded
 from tests.api.test_uploads import assert_problem, members, tar_of, zip_of
@@ -54,6 +56,42 @@ def test_added_images_alone_are_run(http: httpx.Client) -> None:
     scratch = succeeded(run(http, spec_on("grown", max_images=42)))  # another key, the same images
     assert "merging" not in " ".join(log_of(http, scratch))
     assert digest_of(http, job) == digest_of(http, scratch)
+
+
+def png_of(value: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (28, 28), value).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_copies_and_images_of_one_colour_are_told(http: httpx.Client, shards: int) -> None:
+    name, digits = f"odd-{shards}", {path: FILES[path] for path in PATHS[60 * shards :][:40]}
+    copies = {f"copies/{number}.png": content for number, content in enumerate(list(digits.values())[:8])}
+    odd = digits | copies | {"black.png": png_of(0)}
+    assert http.put(f"/v1/datasets/{name}", content=zip_of(odd)).status_code == 201
+    job = succeeded(run(http, spec_on(name, shards=shards)))
+    assert {"images_repeated", "images_constant"} <= set(job["warnings"])
+    table = http.get(f"/v1/tables/{job['table_id']}").json()
+    assert (table["images"], table["skipped"]) == (49, [])
+    assert (table["repeated_images"], table["constant_images"]) == (8, ["black.png"])
+    assert log_of(http, job).count("images that are copies of others, and so count more than once: 8") == 1
+    assert log_of(http, job).count("images of one colour alone: black.png") == 1
+    added = tar_of({"more/grey.png": png_of(90), "more/digit.png": FILES[PATHS[-1]]})
+    assert http.patch(f"/v1/datasets/{name}", content=added).status_code == 200
+    grown = succeeded(run(http, spec_on(name, shards=shards)))
+    table = http.get(f"/v1/tables/{grown['table_id']}").json()
+    assert grown["cache"]["reason"].endswith("; merging 49 known images with 2 added")
+    assert (table["repeated_images"], table["constant_images"]) == (8, ["black.png", "more/grey.png"])
+
+
+def test_few_copies_are_counted_without_a_warning(http: httpx.Client) -> None:
+    files = {path: FILES[path] for path in PATHS[:40]}
+    assert http.put("/v1/datasets/one-copy", content=zip_of(files | {"copy.png": FILES[PATHS[0]]})).status_code == 201
+    job = succeeded(run(http, spec_on("one-copy")))
+    assert job["warnings"] == []
+    table = http.get(f"/v1/tables/{job['table_id']}").json()
+    assert (table["repeated_images"], table["constant_images"]) == (1, [])
 
 
 @pytest.mark.parametrize("change", ["removed", "replaced"])

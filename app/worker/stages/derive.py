@@ -23,7 +23,9 @@ CHOOSE_STEP = "app.worker.steps.choose:choose"
 #: An amax that only one table has counts as this: JSON knows no infinity.
 _MAX_DRIFT = 1e9
 #: Of what the step derive answers, a table keeps these.
-_TOLD = ("tensors", "dead", "skipped", "images", "converge", "drift")
+_TOLD = ("tensors", "dead")
+#: So of what the step observe answered.
+_TOLD_OF_IMAGES = ("skipped", "images", "converge", "drift", "repeated_images", "constant_images")
 
 
 def find_or_derive(run: Run) -> TableRow:
@@ -95,7 +97,7 @@ def _derive(run: Run, key: str, method: str) -> TableRow:
         "spec": run.job.spec.model_dump(mode="json"),
         "out": str(folder),
     }
-    told: dict[str, Any] = {name: observation.report.get(name) for name in ("skipped", "images", "converge", "drift")}
+    told: dict[str, Any] = {name: observation.report.get(name) for name in _TOLD_OF_IMAGES}
     answer = run.child(DERIVE_STEP, request) | told
     rows = {name: _save(run, keys.derived_table_key(run.job, name), name, folder / name, answer) for name in answer["methods"]}
     row = _choose(run, key, request, rows) if method == "auto" else rows[method]
@@ -104,7 +106,7 @@ def _derive(run: Run, key: str, method: str) -> TableRow:
 
 
 def _save(run: Run, key: str, method: str, path: Path, answer: dict[str, Any]) -> TableRow:
-    return _save_body(run, key, method, run.keep(path), {name: answer[name] for name in _TOLD})
+    return _save_body(run, key, method, run.keep(path), {name: answer[name] for name in _TOLD + _TOLD_OF_IMAGES})
 
 
 def _save_body(run: Run, key: str, method: str, body: str, extra: dict[str, Any]) -> TableRow:

@@ -93,7 +93,8 @@ def _request(run: Run, known: Known | None) -> dict[str, Any]:
 def _known_files(run: Run, known: Known) -> dict[str, Any]:
     fetch = run.worker.blobs.fetch
     files = {"observation": str(fetch(known.row.body)), "listing": str(fetch(known.row.facts["listing"]))}
-    return files | {"drift": known.row.report.get("drift")}
+    report = known.row.report
+    return files | {"drift": report.get("drift"), "constant_images": report.get("constant_images", [])}
 
 
 def _find_known(run: Run) -> Known | None:

@@ -14,7 +14,7 @@ from app.quant.graph import find_activations
 from app.quant.native_cache import scales_from_native_cache
 from app.quant.table import Table, table_from_scales, table_to_text
 from app.spec import JobSpec
-from app.worker.steps.images import Selection, calibration_files, open_batches
+from app.worker.steps.images import Selection, calibration_files, odd_images, open_batches, told_of
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -34,6 +34,9 @@ def calibrate(request: dict[str, Any], report: Report) -> dict[str, Any]:
     wanted = _wanted(model, Path(request["model"]), spec)
     text, facts = calibrate_natively(wanted, _counted(batches, report), report)
     Path(request["cache"]).write_bytes(text)
+    odd = odd_images(files, batches.constant)
+    for line in told_of(odd):
+        report({"log": line})
     table = _table(model, text, spec.calibration.method)
     Path(request["out"]).write_text(table_to_text(table), encoding="utf-8")
     return {
@@ -42,6 +45,7 @@ def calibrate(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "images": facts["batches"] * spec.calibration.batch_size,
         "left_out": facts["left_out"],
         "skipped": batches.skipped[:100],
+        **odd,
     }
 
 

@@ -23,6 +23,8 @@ JUDGED = "judged images"
 PERHAPS_CALIBRATION = "perhaps calibration"
 #: So many other images are enough to choose by.
 _ENOUGH = 100
+#: Of images that something is wrong with so many are kept by name, and so many named in a line.
+_MOST_NAMED, _MOST_LOGGED = 100, 5
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,25 @@ def calibration_files(listing: str, calibration: CalibrationSpec | None) -> list
         return files
     chosen = select_evenly(files, calibration.max_images)
     return chosen if calibration.converge is None else spread_order(chosen)
+
+
+def odd_images(files: Sequence[Entry], constant: Sequence[str]) -> dict[str, Any]:
+    """Return what a user should know of the images to calibrate on; `constant` are the paths of those of one colour.
+
+    repeated_images: how many have the bytes of another one before, and so count more than once · constant_images: up to
+    100 paths.
+    """
+    repeated = len(files) - len({entry["sha256"] for entry in files})
+    return {"repeated_images": repeated, "constant_images": list(constant)[:_MOST_NAMED]}
+
+
+def told_of(odd: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for people of each oddity."""
+    if repeated := odd["repeated_images"]:
+        yield f"images that are copies of others, and so count more than once: {repeated}"
+    if constant := odd["constant_images"]:
+        more = ["..."] if len(constant) > _MOST_LOGGED else []
+        yield f"images of one colour alone: {', '.join(constant[:_MOST_LOGGED] + more)}"
 
 
 def judge_files(request: dict[str, Any], spec: JobSpec) -> tuple[list[Entry], str]:

@@ -7,6 +7,7 @@ from typing import Any
 from app.errors import ImageCorrupt
 from app.quant.observation import Observation, observation_to_bytes
 from app.worker.steps.drift import Drift, look_at
+from app.worker.steps.images import told_of
 from app.worker.steps.observe import merge_all, read_observation
 
 
@@ -28,11 +29,16 @@ def merge(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
     observation = _merged(known, paths, drift)
     Path(request["out"]).write_bytes(observation_to_bytes(observation))
     report({"log": f"merged {len(paths)} shards of {observation.images} images"})
+    constant = sorted({path for part in reports for path in part["constant_images"]})
+    odd = {"repeated_images": reports[0]["repeated_images"], "constant_images": constant[:100]}
+    for line in told_of(odd):
+        report({"log": line})
     return reports[0] | {
         "images": observation.images,
         "known": sum(part.images for part in known),
         "skipped": skipped[:100],
         "skipped_count": count,
+        **odd,
         "seconds": max(part["seconds"] for part in reports),
         "shards": len(reports),
         "drift": drift.facts((request["known"] or {}).get("drift")),

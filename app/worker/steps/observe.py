@@ -14,7 +14,7 @@ from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
 from app.spec import CalibrationSpec, JobSpec
 from app.worker.steps.drift import Drift, look_at
-from app.worker.steps.images import Entry, Selection, calibration_files, open_batches, read_listing
+from app.worker.steps.images import Entry, Selection, calibration_files, odd_images, open_batches, read_listing, told_of
 from app.worker.steps.observer import open_observer
 
 Report = Callable[[dict[str, Any]], None]
@@ -31,9 +31,9 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds", ...}.
 
     request: {"prepared": {"folder", "model", "tensors"} from the step prepare, "dataset": {"listing", "packs"}, "spec":
-    JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "listing": path, "drift"} of a part of the
-    images, or None, "part": [number, parts] or None, "observer": "onnxruntime" or "tensorrt"}.
-    Images that are known are not run again; their histograms are merged with the rest. Of a part of the
+    JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "listing": path, "drift",
+    "constant_images"} of a part of the images, or None, "part": [number, parts] or None, "observer": "onnxruntime" or
+    "tensorrt"}. Images that are known are not run again; their histograms are merged with the rest. Of a part of the
     images to run the histograms are written alone, for the step merge; nothing where all of it was skipped.
     `drift` tells how far thresholds moved with every doubling of the images, see `Drift`. On the mergeable grid, where
     their order changes nothing, they are run spread evenly, so that the first half of them is like the other half.
@@ -54,6 +54,9 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     refuse_part(request, observer)
     observed, converge = _observe(observer, batches, spec.calibration, report, drift)
     refuse_part(request, observer)  # a GPU's pass is tried with its first batch
+    odd = odd_images(every, [*(known.get("constant_images", ()) if known else ()), *batches.constant])
+    for line in told_of(odd) if not request["part"] else ():
+        report({"log": line})
     parts = [part for part in (earlier, observed) if part is not None]
     if parts or not request["part"]:
         merged = merge_all(parts)
@@ -68,6 +71,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "converge": converge,
         "drift": drift.facts(known.get("drift") if known else None) if drift else None,
         "mixed": list(observer.mixed),
+        **odd,
         "tensors": len(tensors),
         "seconds": round(time.monotonic() - began, 3),
     }
