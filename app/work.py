@@ -18,7 +18,7 @@ from app.db.migrate import migrate
 from app.errors import WorkerProblem
 from app.jobs.queue import prepare_queue
 from app.jobs.resolve import installed_tools
-from app.jobs.run import serve_queues
+from app.jobs.run import serve_queues  # registers the workflow, which only a worker may run
 from app.log import configure_logging
 from app.settings import Settings
 from app.startup import make_folders, open_store

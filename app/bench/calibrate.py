@@ -35,7 +35,8 @@ _TIMEOUT_SECONDS = 4 * 3600
 
 @dataclass(frozen=True)
 class Options:
-    """Plain and ours are measured `runs` times each, in turns, and the addition of images; other calibrators once, or not.
+    """Plain and ours are measured `runs` times each, in turns, and the addition of images three times in each turn; other
+    calibrators once, or not.
 
     nvidia-modelopt may live in an environment of its own, for it may ask for other versions of onnx and onnxruntime:
     `modelopt_python` is the interpreter there; by default ours, where it is installed (extra `bench`).

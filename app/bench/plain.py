@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from app.bench.meter import Meter
 from app.bench.subject import Subject
+from app.observers.lanes import take_threads
 from app.observers.warm import warm_runtime
 
 
@@ -22,7 +23,9 @@ def plain(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) ->
     subject = Subject.from_json(request["subject"])
     cores = len(os.sched_getaffinity(0))
     is_wide = request["threads"] == "one session, all threads"
-    warm_runtime()  # as the process that ours begins in
+    # As where ours begins: the runtime has run, threads are there, each on a core of its own where all cores have one.
+    warm_runtime()
+    pool = take_threads(1 if is_wide else cores)
     meter = Meter()
     options = ort.SessionOptions()
     options.intra_op_num_threads = cores if is_wide else 1
@@ -31,19 +34,19 @@ def plain(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) ->
     fixed = session.get_inputs()[0].shape[0]
     batch = fixed if isinstance(fixed, int) else request["batch"]
     meter.started()
-    _run_all(session, subject, batch, 1 if is_wide else cores)
+    with pool:
+        _run_all(session, subject, batch, pool, 2 if is_wide else 2 * cores)
     return meter.ended()
 
 
-def _run_all(session: ort.InferenceSession, subject: Subject, batch: int, workers: int) -> None:
+def _run_all(session: ort.InferenceSession, subject: Subject, batch: int, pool: ThreadPoolExecutor, ahead: int) -> None:
     name = session.get_inputs()[0].name
     running: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for images in subject.batches(batch):
-            if len(images) < batch and isinstance(session.get_inputs()[0].shape[0], int):
-                break
-            running.append(pool.submit(session.run, None, {name: images}))
-            if len(running) > 2 * workers:
-                running.popleft().result()
-        for future in running:
-            future.result()
+    for images in subject.batches(batch):
+        if len(images) < batch and isinstance(session.get_inputs()[0].shape[0], int):
+            break
+        running.append(pool.submit(session.run, None, {name: images}))
+        if len(running) > ahead:
+            running.popleft().result()
+    for future in running:
+        future.result()

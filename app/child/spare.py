@@ -51,8 +51,10 @@ class Spare:
         while self._is_wanted.get():
             with self._lock:  # who takes meanwhile waits for it, which is nearer than a process of its own
                 self._child = self._child or _try_to_start(self._warm_up)
-        if self._child is not None:
-            discard(self._child)
+        with self._lock:  # a job that has not ended yet may still come for it
+            last, self._child = self._child, None
+        if last is not None:
+            discard(last)
 
 
 def _try_to_start(warm_up: str) -> Child | None:

@@ -83,10 +83,16 @@ class Caretaker(threading.Thread):
             self._watch_wait(row, row.queue in queues, now)
         if row.state == "queued" and is_vain and is_settled:
             self._end(row, WorkerUnavailable(capability=_need(row), live=sorted(queues) or "nothing"))
-        elif row.state == "queued" and now - row.created_at > _ORPHAN_AGE and not self._queue.is_known(row.id):
+        elif (row.state == "queued" and (row.attempt or now - row.created_at > _ORPHAN_AGE)) or _is_old(row, now):
+            self._enqueue_lost(row)
+
+    def _enqueue_lost(self, row: JobRow) -> None:
+        """Enqueue a job that stands in no queue: it never came there, or its run ended without ending it."""
+        standing = self._queue.standing(row.id)
+        if standing == "unknown" and row.state == "queued":
             log.info("orphan enqueued", job=row.id)
             self._queue.put(row.id, row.queue, row.priority)
-        elif ((row.attempt and row.state == "queued") or _is_old(row, now)) and self._queue.has_ended(row.id):
+        elif standing == "ended":
             log.info("job enqueued again", job=row.id, state=row.state)
             self._queue.put_again(row.id, row.queue, row.priority)
 

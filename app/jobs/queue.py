@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from dbos import DBOS, DBOSClient, EnqueueOptions, Serializer
 
@@ -16,6 +16,9 @@ APPLICATION_VERSION = "1"
 WORKFLOW = "carry_out_job"
 #: States of a workflow that will not run any more.
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+
+
+Standing: TypeAlias = Literal["unknown", "alive", "ended"]
 
 
 class JsonSerializer(Serializer):
@@ -44,7 +47,7 @@ def prepare_queue(url: str) -> None:
 
 
 class JobQueue:
-    """What the API does with the queue: put in, take out, look whether a job is known."""
+    """What the API does with the queue: put in, take out, look how a job stands."""
 
     def __init__(self, url: str) -> None:
         teach_subseconds()
@@ -78,18 +81,13 @@ class JobQueue:
         with raising_problems():
             self._client.cancel_workflow(job_id)
 
-    def is_known(self, job_id: str) -> bool:
-        """Whether the job was ever put in."""
-        return self._status(job_id) is not None
-
-    def has_ended(self, job_id: str) -> bool:
-        """Whether the queue will not run the job any more."""
-        return self._status(job_id) in _ENDED
-
-    def _status(self, job_id: str) -> str | None:
+    def standing(self, job_id: str) -> Standing:
+        """Return how a job stands: never put in, in the queue or run by a worker, or not to be run any more."""
         with raising_problems():
             found = self._client.list_workflows(workflow_ids=[job_id], load_input=False, load_output=False)
-        return found[0].status if found else None
+        if not found:
+            return "unknown"
+        return "ended" if found[0].status in _ENDED else "alive"
 
     def close(self) -> None:
         self._client.destroy()

@@ -30,7 +30,7 @@ def carry_out_job(job_id: str) -> None:
     worker = _workers[0]
     _running.add(job_id)  # before the look at `stopping`, for a worker that stops looks at them in the other order
     try:
-        if not worker.stopping.is_set():  # else the job, still queued, is enqueued anew by the API
+        if not worker.stopping.is_set():  # else it is left as it is, and the API enqueues it again
             _attempt(worker, job_id)
     finally:
         _running.discard(job_id)
@@ -73,7 +73,9 @@ def serve_queues(worker: Worker, queues: list[str]) -> None:
     log.info("worker ready", worker=worker.id, queues=queues)
     _wait_for_signal(worker.stopping)
     heartbeat.stop()
-    DBOS.destroy(workflow_completion_timeout_sec=_DRAIN_SECONDS if _running else 0)  # it looks once a second
+    # DBOS looks once a second. Where nothing runs there is nothing to wait for: a job that was taken from the queue at this
+    # very moment belongs to a worker that is gone, and is recovered as such.
+    DBOS.destroy(workflow_completion_timeout_sec=_DRAIN_SECONDS if _running else 0)
     shutil.rmtree(worker_folder(worker.settings, worker.id), ignore_errors=True)
 
 

@@ -135,7 +135,7 @@ class MergeableCollector:
         self._done = histograms_of([self])
         self._clear_counts()
 
-    def counted(self) -> list[_Counted]:
+    def by_region(self) -> list[_Counted]:
         """Return what is among the counts, by region."""
         zeros = self._counts[:, :, 2 * SIDE_BINS :].sum(axis=(1, 2), dtype=np.int64)
         rows = zip(self._extremes.tolist(), self._exponents.tolist(), self._counts, zeros.tolist(), strict=True)
@@ -149,7 +149,7 @@ class MergeableCollector:
 
 def histograms_of(collectors: Sequence[MergeableCollector]) -> list[MergeableHistogram]:
     """Return the histograms by region of what all collectors counted."""
-    counted = [_together(parts) for parts in zip(*(collector.counted() for collector in collectors), strict=True)]
+    counted = [_together(parts) for parts in zip(*(collector.by_region() for collector in collectors), strict=True)]
     done = (histograms for collector in collectors for histograms in collector.done)
     return reduce(lambda a, b: [merge_mergeable(*pair) for pair in zip(a, b, strict=True)], done, counted)
 

@@ -16,7 +16,7 @@ _waiting: dict[int, ThreadPoolExecutor] = {}
 
 
 def keep_threads(count: int) -> None:
-    """Start threads for the next who asks for so many."""
+    """Start threads for the next who asks for so many. glibc reserves about 100 MB of address space for each."""
     _waiting[count] = _start(count)
 
 
@@ -87,8 +87,8 @@ class Lanes:
     def finish(self) -> None:
         """Wait until all is done; more may be put then. Raises as put does."""
         self._end()
+        wait(self._running)
         running, self._running = self._running, []
-        wait(running)
         for lane in sorted(range(len(running)), key=self._taken.__getitem__):
             running[lane].result()
 

@@ -79,7 +79,7 @@ class Memory:
 
 @contextmanager
 def mapped_memories(prepared: Prepared, count: int) -> Iterator[list[Memory]]:
-    """Give the memory of so many threads, which the system maps meanwhile: each page would be a fault in a pass else.
+    """Give the memory of so many threads. Where it is large the system maps it meanwhile: each page would be a fault else.
 
     It is filled in one call without the GIL, so that it goes on while the body holds it.
     """

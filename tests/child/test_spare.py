@@ -75,6 +75,14 @@ def test_who_comes_while_it_starts_gets_it(monkeypatch: pytest.MonkeyPatch) -> N
         assert call("who", spare.take)["pid"] == ready
 
 
+def test_who_comes_after_the_end_gets_none() -> None:
+    before = waiting()
+    with Spare(READY) as spare:
+        until(lambda: waiting() - before)
+    assert spare.take() is None
+    assert waiting() == before
+
+
 def test_one_that_could_not_start_is_tried_again() -> None:
     code = f"""
 import os, resource, time

@@ -12,6 +12,7 @@ from app.inputs.batches import BatchOptions, read_batches
 from app.inputs.dataset import unpack_dataset
 from app.inputs.images import decode_image
 from app.inputs.limits import InputLimits
+from app.inputs.pixels import KeptPixels
 from app.spec import PreprocessSpec
 from tests.inputs.archives import zip_bytes
 from tests.inputs.pictures import encode, png
@@ -52,6 +53,25 @@ def test_images_of_several_packs_in_any_order(tmp_path: Path) -> None:
     files = [second[1], first[0], second[0]]
     found = np.concatenate(list(read_batches(files, packs | more, SPEC, BatchOptions(1, LIMITS))))
     assert np.array_equal(found, np.stack([decode_image(png(n), SPEC, LIMITS) for n in (3, 1, 2)]))
+
+
+def test_images_of_one_colour_are_named(tmp_path: Path) -> None:
+    almost = Image.new("RGB", (8, 8), (9, 9, 9))
+    almost.putpixel((7, 0), (9, 9, 8))
+    frame = Image.new("RGB", (8, 8), (9, 9, 9))
+    frame.putpixel((4, 4), (0, 0, 0))
+    pictures = {
+        "blank.png": Image.new("RGB", (8, 8), (9, 8, 7)),
+        "large.png": Image.new("L", (300, 200), 255),
+        "almost.png": almost,
+        "frame.png": frame,
+    }
+    files, packs = stored(tmp_path, {name: encode(picture, "PNG") for name, picture in pictures.items()} | GOOD)
+    kept = KeptPixels(tmp_path / "kept", 1 << 20, SPEC)
+    for _ in range(2):  # the second time from kept pixels
+        batches = read_batches(files, packs, SPEC, BatchOptions(4, LIMITS, kept=kept))
+        assert sum(len(batch) for batch in batches) == 15
+        assert sorted(batches.constant) == ["blank.png", "large.png"]
 
 
 BAD = GOOD | {"03.png": png()[:60], "05.png": png()[:20], "09.tif": encode(Image.new("F", (8, 8)), "TIFF")}

@@ -100,8 +100,27 @@ def test_a_job_that_waits_is_moved_to_the_first_worker_that_can(tmp_path: Path) 
     with database.reading() as session:
         assert jobs.get_job(session, waiting.id).queue == "trt10.6-sm90"
         assert jobs.get_job(session, other.id).queue == "trt"
-    assert queue.is_known(waiting.id)
-    assert not queue.is_known(other.id)
+    assert (queue.standing(waiting.id), queue.standing(other.id)) == ("alive", "unknown")
+    queue.close()
+    database.close()
+
+
+def test_a_job_whose_run_ended_before_it_began_is_enqueued_again(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, worker=False)
+    prepare_queue(settings.effective_jobs_url)
+    database, queue = Database(settings.effective_database_url), JobQueue(settings.effective_jobs_url)
+    migrate(database)
+    row = _waiting("9.0")
+    row.queue, row.wait_until, row.created_at = "trt10.6-sm90", None, jobs.now() - timedelta(seconds=4)
+    job_id = row.id
+    with database.transaction() as session:
+        jobs.add_job(session, row)
+        workers.beat(session, worker_row("10.6.0", "9.0"))
+    queue.put(job_id, "trt10.6-sm90", 1)
+    queue.cancel(job_id)  # as if a worker had taken it and left it, for it was about to stop
+    assert queue.standing(job_id) == "ended"
+    Caretaker(settings, database, queue).tick()
+    assert queue.standing(job_id) == "alive"
     queue.close()
     database.close()
 
