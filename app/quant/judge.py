@@ -74,7 +74,7 @@ class Comparison:
         """
         _check_outputs(reference, tested)
         if self.images == 0:
-            self.classification_output = find_classification_output(reference)
+            self.classification_output = find_classification_output(reference, len(labels))
         self.images += len(labels)
         for name, values in reference.items():
             if np.issubdtype(values.dtype, np.floating):
@@ -100,8 +100,8 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Return the report.
 
-        images, labelled: how many · classification_output: the first 2-D float output with two columns or more, null
-        without one · agreement: share of images with the same top-1 class, null without that output ·
+        images, labelled: how many · classification_output: the first float output of a row an image and two columns or
+        more, null without one · agreement: share of images with the same top-1 class, null without that output ·
         expected_agreement: the share to expect of other images like these, see `margins` · accuracy_fp32, accuracy_int8,
         accuracy_drop (fp32 minus int8): share of labelled images, null without labels or where a label is no class ·
         mean_error: of the classification output, else of all · outputs: {name: {cosine, sqnr_db,
@@ -142,10 +142,11 @@ class Comparison:
         return warnings + (["labels_outside"] if self.labels_outside else [])
 
 
-def find_classification_output(outputs: Outputs) -> str | None:
-    """Return the first output that is float[N, classes] with two classes or more."""
+def find_classification_output(outputs: Outputs, images: int) -> str | None:
+    """Return the first output that is float[images, classes] with two classes or more; a detector's boxes are more rows."""
     for name, values in outputs.items():
-        if values.ndim == 2 and values.shape[1] >= 2 and np.issubdtype(values.dtype, np.floating):
+        is_row_an_image = values.ndim == 2 and len(values) == images
+        if is_row_an_image and values.shape[1] >= 2 and np.issubdtype(values.dtype, np.floating):
             return name
     return None
 

@@ -58,6 +58,25 @@ def test_added_images_alone_are_run(http: httpx.Client) -> None:
     assert digest_of(http, job) == digest_of(http, scratch)
 
 
+def test_auto_chooses_by_the_error_where_rows_are_no_images(http: httpx.Client, tmp_path: Path) -> None:
+    weights = {
+        "w": np.random.default_rng(0).normal(size=(4, 1, 3, 3)).astype(np.float32),
+        "boxes": np.array([-1, 4], np.int64),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], name="conv", kernel_shape=[3, 3], strides=[7, 7]),
+        helper.make_node("Transpose", ["y"], ["t"], name="turn", perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", ["t", "boxes"], ["z"], name="flatten"),
+    ]
+    path = save_net(tmp_path, nodes, weights, "z", ("N", 1, 28, 28))
+    assert http.put("/v1/models/boxes", content=path.read_bytes()).status_code == 201
+    job = succeeded(run(http, {"model": "boxes", "calibration": {"method": "auto"}, "judge": {"images": 20}}))
+    report = http.get(job["report_url"]).json()
+    assert (report["classification_output"], report["agreement"]) == (None, None)
+    assert report["mean_error"] < 0.1
+    assert set(report["candidates"]) == {"entropy", "minmax", "percentile", "mse"}
+
+
 def png_of(value: int) -> bytes:
     content = io.BytesIO()
     Image.new("L", (28, 28), value).save(content, "PNG")

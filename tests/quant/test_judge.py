@@ -56,6 +56,18 @@ def test_equal_outputs_have_no_noise() -> None:
     assert told["accuracy_fp32"] is None
 
 
+def test_a_row_that_is_no_image_is_no_classification() -> None:
+    boxes, comparison = np.ones((12, 4), np.float32), Comparison()  # three of each image
+    comparison.add({"boxes": boxes, "output": FP32}, {"boxes": boxes, "output": INT8}, [0, 1, 2, 1])
+    assert comparison.to_json()["classification_output"] == "output"
+    assert comparison.to_json()["agreement"] == 0.75
+    alone = Comparison()
+    alone.add({"boxes": boxes}, {"boxes": boxes}, [None] * 4)
+    told = alone.to_json()
+    assert (told["classification_output"], told["agreement"], told["mean_error"]) == (None, None, 0.0)
+    assert told["outputs"]["boxes"]["cosine"] == pytest.approx(1.0)
+
+
 def test_without_classes_agreement_is_null_and_a_gate_on_it_says_so() -> None:
     comparison = Comparison()
     heat = np.ones((2, 1, 4, 4), np.float32)
