@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from app.bench.meter import Meter
@@ -42,9 +43,10 @@ def plain(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) ->
 def _run_all(session: ort.InferenceSession, subject: Subject, batch: int, pool: ThreadPoolExecutor, ahead: int) -> None:
     name = session.get_inputs()[0].name
     running: deque[Future[Any]] = deque()
+    is_fixed = isinstance(session.get_inputs()[0].shape[0], int)
     for images in subject.batches(batch):
-        if len(images) < batch and isinstance(session.get_inputs()[0].shape[0], int):
-            break
+        if is_fixed and len(images) < batch:  # filled up, as ours is
+            images = np.concatenate((images, np.repeat(images[-1:], batch - len(images), axis=0)))
         running.append(pool.submit(session.run, None, {name: images}))
         if len(running) > ahead:
             running.popleft().result()
