@@ -130,3 +130,12 @@ def test_drift_on_tensorrts_grid_is_told_between_batches(tmp_path: Path) -> None
     tables = {count: tables_of_first(folder, PATHS[:count], grid="tensorrt") for count, folder in folders.items()}
     for since, images, method, drift in points:
         assert drift == max(compute_drift(tables[since][method], tables[images][method]).values())
+
+
+def test_of_images_that_an_early_stop_left_out_none_is_a_copy(tmp_path: Path) -> None:
+    copies = {f"copy-{path}": DIGITS[path] for path in PATHS[:64]}
+    dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:64]} | copies)
+    report = observe(request_on(dataset, tmp_path / "out", converge=0.99, method="minmax"), ignore)
+    assert report["images"] < 128
+    taken = spread_order(sorted([*PATHS[:64], *copies]))[: report["images"]]
+    assert report["repeated_images"] == len(taken) - len({path.removeprefix("copy-") for path in taken}) < 64

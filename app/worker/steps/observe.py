@@ -54,7 +54,8 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     refuse_part(request, observer)
     observed, converge = _observe(observer, batches, spec.calibration, report, drift)
     refuse_part(request, observer)  # a GPU's pass is tried with its first batch
-    odd = odd_images(every, [*(known.get("constant_images", ()) if known else ()), *batches.constant])
+    taken = every[: converge["taken"]] if converge else every
+    odd = odd_images(taken, [*(known.get("constant_images", ()) if known else ()), *batches.constant])
     for line in told_of(odd) if not request["part"] else ():
         report({"log": line})
     parts = [part for part in (earlier, observed) if part is not None]
