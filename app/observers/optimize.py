@@ -15,13 +15,15 @@ from app.quant.nodes import find_captured
 _BLOCK_CHANNELS = 16
 _MAX_PROTOBUF_BYTES = 1_900_000_000
 WEIGHTS = "weights.bin"
+#: Smaller weights stay in the model: the runtime looks up and maps each one that does not.
+_BESIDE_FROM_BYTES = 1 << 16
 _BESIDE = "model.bin"
 
 
 def optimize_model(model: onnx.ModelProto, fetched: Sequence[str], folder: Path) -> onnx.ModelProto:
     """Return the optimized graph of model (which is emptied) whose outputs are the fetched tensors, values bit-equal.
 
-    Its weights are in the file WEIGHTS of folder. Convolutions work on NCHWc blocks. A fetched tensor would cost a
+    Its larger weights are in the file WEIGHTS of folder. Convolutions work on NCHWc blocks. A fetched tensor would cost a
     ReorderOutput each; its values are all that is counted, so the blocked tensor is fetched instead, where its channels
     fill the blocks. Shapes of outputs are therefore only good for their number of elements and their batch axis. Raises
     CalibrationProblem.
@@ -53,6 +55,9 @@ def _optimized(plain: Path, optimized: Path) -> onnx.ModelProto:
     options = make_options()
     options.optimized_model_filepath = str(optimized)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", str(_BESIDE_FROM_BYTES)
+    )
     options.add_session_config_entry("session.disable_prepacking", "1")
     ort.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
     return onnx.load(optimized, load_external_data=False)
