@@ -10,10 +10,11 @@ from app.bench.subject import Subject
 from app.observers.counting import load as load_kernel
 from app.observers.onnxruntime import Observer, ObserverSpec
 from app.observers.prepared import read_prepared
-from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
+from app.quant.observation import Observation, merge_observations, observation_to_bytes
 from app.quant.table import table_from_observation
 from app.spec import DERIVED_METHODS
-from app.worker.steps.drift import Drift, look_at
+from app.worker.steps.drift import Drift
+from app.worker.steps.earlier import Earlier, read_observation
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -26,24 +27,26 @@ def observe(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     subject = Subject.from_json(request["subject"])
     meter = Meter()
     prepared = read_prepared(Path(request["prepared"]))
-    known = _read(request["known"]) if request["known"] else None
     load_kernel("count_mergeable")
-    drift = Drift()
-    watching = ObserverSpec(total_images=request["images"] or subject.count, watch=None if known else drift.look)
+    known = Earlier(request["known"], subject.count) if request["known"] else None
+    drift = Drift(known)
+    images = request["images"] or subject.count
+    watching = ObserverSpec(total_images=images, watch=drift.look_at_added, known_images=drift.known_images)
     with Observer(prepared, watching) as observer:
         meter.started()
         for batch in subject.batches(prepared.images, 0, request["images"]):
             observer.add(batch)
+        drift.begin()
         observation = observer.observation()
-    merged = merge_observations(known, observation) if known else observation
-    look_at(drift, [known, merged] if known else [merged])
+    merged = merge_observations(known.observation, observation) if known else observation
+    drift.look(merged)
     Path(request["out"]).write_bytes(observation_to_bytes(merged))
     return meter.ended() | {"tensors": len(prepared.plan.views), "images": observation.images}
 
 
 def search(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     """Return {"milliseconds": {method: ms a tensor, the median of five}, "amax": {tensor: by entropy}} of `observation`."""
-    observation = _read(request["observation"])
+    observation = read_observation(request["observation"])
     for method in DERIVED_METHODS:  # the first call loads compiled code
         table_from_observation(observation, method)
     count = max(len(observation.histograms), 1)
@@ -53,7 +56,3 @@ def search(request: dict[str, Any], _report: Report) -> dict[str, Any]:
 
 def _search_times(observation: Observation, method: str) -> list[float]:
     return [milliseconds(lambda: table_from_observation(observation, method)) for _ in range(5)]
-
-
-def _read(path: str) -> Observation:
-    return observation_from_bytes(Path(path).read_bytes())

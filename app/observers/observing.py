@@ -46,10 +46,16 @@ class Observer(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None: ...
 
 
-def observe_all(observer: Observer, batches: Iterable[npt.NDArray[np.float32]], report: Report) -> Observation:
+def observe_all(
+    observer: Observer,
+    batches: Iterable[npt.NDArray[np.float32]],
+    report: Report,
+    meanwhile: Callable[[], None] | None = None,
+) -> Observation:
     """Return the histograms over all batches, in the order in which they come; open and close the observer.
 
-    Reports `{"progress": [images done, total or None]}`. Raises what the observer raises.
+    `meanwhile` is done when all batches are on their way, as a rule before they are counted. Reports `{"progress": [images
+    done, total or None]}`. Raises what the observer raises.
     """
     reported_at = time.monotonic()
     with observer:
@@ -58,6 +64,8 @@ def observe_all(observer: Observer, batches: Iterable[npt.NDArray[np.float32]], 
             if time.monotonic() - reported_at >= _REPORT_SECONDS:
                 reported_at = time.monotonic()
                 report({"progress": [observer.images, observer.total_images]})
+        if meanwhile:
+            meanwhile()
         observation = observer.observation()
     report({"progress": [observation.images, observer.total_images]})
     return observation

@@ -55,9 +55,7 @@ def _optimized(plain: Path, optimized: Path) -> onnx.ModelProto:
     options = make_options()
     options.optimized_model_filepath = str(optimized)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
-    options.add_session_config_entry(
-        "session.optimized_model_external_initializers_min_size_in_bytes", str(_BESIDE_FROM_BYTES)
-    )
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", str(_BESIDE_FROM_BYTES))
     options.add_session_config_entry("session.disable_prepacking", "1")
     ort.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
     return onnx.load(optimized, load_external_data=False)

@@ -43,7 +43,7 @@ def test_shards_of_the_added_images(tmp_path: Path) -> None:
     observe(request_on(old, tmp_path / "known" / "observation"), ignore)
     dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:25]})
     scratch = request_on(dataset, tmp_path / "scratch")
-    known = {"observation": str(tmp_path / "known" / "observation"), "listing": old["listing"]}
+    known = {"observation": str(tmp_path / "known" / "observation"), "images": 10, "listing": old["listing"]}
     report = observe_shards(scratch | {"known": known, "out": str(tmp_path / "merged")}, 2)
     assert (tmp_path / "merged").read_bytes() == observed(scratch)
     assert (report["images"], report["known"]) == (25, 10)

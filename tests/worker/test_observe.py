@@ -19,13 +19,13 @@ PATHS = list(DIGITS)
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> dict[str, str]:
+def known(tmp_path: Path) -> dict[str, Any]:
     """The observation of every third of the first 60 digits."""
     folder = tmp_path / "known"
     folder.mkdir()
     dataset = store_dataset(folder, {path: DIGITS[path] for path in PATHS[:60:3]})
     observe(request_on(dataset, folder / "observation"), ignore)
-    return {"observation": str(folder / "observation"), "listing": dataset["listing"]}
+    return {"observation": str(folder / "observation"), "images": 20, "listing": dataset["listing"]}
 
 
 def merging(request: dict[str, Any], known: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def merging(request: dict[str, Any], known: Mapping[str, Any], out: Path) -> dic
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_added_images_give_the_bytes_of_a_run_from_scratch(tmp_path: Path, known: dict[str, str], batch_size: int) -> None:
+def test_added_images_give_the_bytes_of_a_run_from_scratch(tmp_path: Path, known: dict[str, Any], batch_size: int) -> None:
     dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:60]})
     scratch = request_on(dataset, tmp_path / "scratch", batch_size=batch_size)
     added = merging(scratch, known, tmp_path / "merged")
@@ -42,14 +42,14 @@ def test_added_images_give_the_bytes_of_a_run_from_scratch(tmp_path: Path, known
     assert (report["images"], report["known"]) == (60, 20)
 
 
-def test_only_the_added_images_are_decoded(tmp_path: Path, known: dict[str, str]) -> None:
+def test_only_the_added_images_are_decoded(tmp_path: Path, known: dict[str, Any]) -> None:
     dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:60]})
     told: list[dict[str, Any]] = []
     observe(merging(request_on(dataset, tmp_path / "out"), known, tmp_path / "out"), told.append)
     assert told[-1] == {"progress": [40, 40]}
 
 
-def test_the_share_of_bad_images_is_one_of_all(tmp_path: Path, known: dict[str, str]) -> None:
+def test_the_share_of_bad_images_is_one_of_all(tmp_path: Path, known: dict[str, Any]) -> None:
     bad = DIGITS[PATHS[1]][:100]
     files = {path: DIGITS[path] for path in PATHS[:60:3]} | {PATHS[1]: bad}
     dataset = store_dataset(tmp_path, files)
@@ -83,7 +83,7 @@ def tables_of_first(folder: Path, paths: list[str], grid: str = "mergeable") -> 
     return {method: table_from_observation(observation, method) for method in METHODS}
 
 
-def test_drift_of_known_images_goes_on(tmp_path: Path, known: dict[str, str]) -> None:
+def test_drift_of_known_images_goes_on(tmp_path: Path, known: dict[str, Any]) -> None:
     dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:60]})
     told = [{"images": 20}]
     request = merging(request_on(dataset, tmp_path / "scratch"), known | {"drift": {"points": told}}, tmp_path / "merged")
@@ -95,7 +95,7 @@ def test_drift_of_known_images_goes_on(tmp_path: Path, known: dict[str, str]) ->
     assert all(point["drift"] > 0 for point in points[-2:])
 
 
-def test_drift_of_a_few_added_images_is_told_at_the_end_alone(tmp_path: Path, known: dict[str, str]) -> None:
+def test_drift_of_a_few_added_images_is_told_at_the_end_alone(tmp_path: Path, known: dict[str, Any]) -> None:
     few = store_dataset(tmp_path, {path: DIGITS[path] for path in sorted({*PATHS[:60:3], *PATHS[:8]})})
     points = observe(merging(request_on(few, tmp_path / "scratch"), known, tmp_path / "merged"), ignore)["drift"]["points"]
     assert [(point["since"], point["images"]) for point in points] == [(20, 25), (20, 25)]
@@ -109,7 +109,7 @@ def test_images_of_one_pass_have_no_halves(tmp_path: Path) -> None:
     assert observe(request | {"dataset": few}, ignore)["drift"]["points"] == []
 
 
-def test_images_that_are_skipped_make_no_look(tmp_path: Path, known: dict[str, str]) -> None:
+def test_images_that_are_skipped_make_no_look(tmp_path: Path, known: dict[str, Any]) -> None:
     skipping = {"on_bad_image": "skip", "max_bad_fraction": 0.9}
     full = read_prepared(Path(request_on({}, tmp_path / "probe")["prepared"]["folder"])).images
     files = {path: DIGITS[path] for path in PATHS[: 2 * full]}

@@ -94,7 +94,8 @@ def _known_files(run: Run, known: Known) -> dict[str, Any]:
     fetch = run.worker.blobs.fetch
     files = {"observation": str(fetch(known.row.body)), "listing": str(fetch(known.row.facts["listing"]))}
     report = known.row.report
-    return files | {"drift": report.get("drift"), "constant_images": report.get("constant_images", [])}
+    facts = {"drift": report.get("drift"), "constant_images": report.get("constant_images", [])}
+    return {"images": known.images} | files | facts
 
 
 def _find_known(run: Run) -> Known | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from app.quant.convergence import Convergence
 from app.quant.observation import Observation, merge_observations
+from app.worker.steps.earlier import Earlier
 
 #: These need no search, which would take longer than the counting of few images (and numba, which is 100 MB).
 METHODS = ("minmax", "percentile")
@@ -15,25 +16,32 @@ PERCENTILE = 99.99
 class Drift:
     """Looks at an observation as it grows, beginning with that of known images; each method is watched by itself."""
 
-    def __init__(self, known: Observation | None = None) -> None:
+    def __init__(self, known: Earlier | None = None) -> None:
         self._watched = [Convergence([method], PERCENTILE, fraction=0.0) for method in METHODS]
         self._images = 0
         self._known = known
-        look_at(self, [known] if known else [])
 
     @property
     def known_images(self) -> int:
         """How many images were known at first."""
         return self._known.images if self._known else 0
 
+    def begin(self) -> None:
+        """Look at the known images, if any, unless that was done; the first look does so else."""
+        if self._known and not self._images:
+            self._look(self._known.observation)
+
     def look_at_added(self, observation: Observation) -> None:
         """Look at the known images and those of observation."""
-        self.look(merge_observations(self._known, observation) if self._known else observation)
+        self.look(merge_observations(self._known.observation, observation) if self._known else observation)
 
     def look(self, observation: Observation) -> None:
         """Note how far each method's amaxes moved since the last look, if any image came since: those left may be bad."""
-        if observation.images == self._images:
-            return
+        self.begin()
+        if observation.images != self._images:
+            self._look(observation)
+
+    def _look(self, observation: Observation) -> None:
         self._images = observation.images
         for convergence in self._watched:
             convergence.look(observation)

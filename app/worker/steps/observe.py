@@ -11,9 +11,10 @@ from app.inputs.listing import spread_order
 from app.observers.observing import Observer, observe_all
 from app.observers.prepared import read_prepared
 from app.quant.convergence import FIRST_LOOK_IMAGES
-from app.quant.observation import Observation, merge_observations, observation_from_bytes, observation_to_bytes
+from app.quant.observation import Observation, merge_observations, observation_to_bytes
 from app.spec import CalibrationSpec, JobSpec
 from app.worker.steps.drift import Drift, look_at
+from app.worker.steps.earlier import Earlier
 from app.worker.steps.images import Entry, Selection, calibration_files, odd_images, open_batches, read_listing, told_of
 from app.worker.steps.observer import open_observer
 
@@ -31,8 +32,8 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds", ...}.
 
     request: {"prepared": {"folder", "model", "tensors"} from the step prepare, "dataset": {"listing", "packs"}, "spec":
-    JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "listing": path, "drift",
-    "constant_images"} of a part of the images, or None, "part": [number, parts] or None, "observer": "onnxruntime" or
+    JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "images", "listing": path,
+    "drift", "constant_images"} of a part of the images, or None, "part": [number, parts] or None, "observer": "onnxruntime" or
     "tensorrt"}. Images that are known are not run again; their histograms are merged with the rest. Of a part of the
     images to run the histograms are written alone, for the step merge; nothing where all of it was skipped.
     `drift` tells how far thresholds moved with every doubling of the images, see `Drift`. On the mergeable grid, where
@@ -48,7 +49,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     tensors = request["prepared"]["tensors"]
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
     batches = open_batches(request, request["dataset"], Selection(files, len(every), _batch_size(request, spec.calibration)))
-    earlier = read_observation(known["observation"]) if known and not request["part"] else None
+    earlier = Earlier(known["observation"], known["images"]) if known and not request["part"] else None
     drift = None if request["part"] else Drift(earlier)
     observer = open_observer(request, batches.images, report, None if spec.calibration.converge else drift)
     refuse_part(request, observer)
@@ -58,7 +59,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     odd = odd_images(taken, [*(known.get("constant_images", ()) if known else ()), *batches.constant])
     for line in told_of(odd) if not request["part"] else ():
         report({"log": line})
-    parts = [part for part in (earlier, observed) if part is not None]
+    parts = [part for part in (earlier and earlier.observation, observed) if part is not None]
     if parts or not request["part"]:
         merged = merge_all(parts)
         Path(request["out"]).write_bytes(observation_to_bytes(merged))
@@ -76,11 +77,6 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "tensors": len(tensors),
         "seconds": round(time.monotonic() - began, 3),
     }
-
-
-def read_observation(path: str) -> Observation:
-    """Return a stored observation. Raises CalibrationProblem where it is damaged."""
-    return observation_from_bytes(Path(path).read_bytes())
 
 
 def refuse_part(request: dict[str, Any], observer: Observer) -> None:
@@ -141,7 +137,7 @@ def _observe(
             from app.worker.steps.converge import observe_converging  # searches thresholds, which loads numba
 
             return observe_converging(observer, batches, calibration, report, drift)
-        return observe_all(observer, batches, report), None
+        return observe_all(observer, batches, report, drift.begin if drift else None), None
     except CalibrationNonfinite as problem:
         raise _named(problem, batches) from problem
     except DatasetTooSmall:

@@ -14,5 +14,5 @@ def warm_up() -> None:
     """Get ready for a step, above all `observe`; what else a step needs it loads itself."""
     if (observation := warm_observer()) is not None:
         known = observation_from_bytes(observation_to_bytes(observation))
-        look_at(Drift(known), [merge_observations(known, observation)])
+        look_at(Drift(), [known, merge_observations(known, observation)])
     map_heap(_HEAP_BYTES)
