@@ -51,22 +51,18 @@ class Lanes:
         self._threads, self._portion = threads, portion
         self._executor = take_threads(threads)
         self._running: list[Future[None]] = []
-        self._restart()
+        self._taken = [0] * threads
 
-    def _restart(self) -> None:
+    def _begin(self) -> None:
         self._tasks: SimpleQueue[tuple[int, Task] | None] = SimpleQueue()
         self._room: SimpleQueue[None] = SimpleQueue()
-        self._begun: SimpleQueue[None] = SimpleQueue()
         for _ in range(self._threads):
             self._room.put(None)
         self._number, self._taken, self._is_ending = 0, [0] * self._threads, False
-
-    def _begin(self) -> None:
         self._running = [self._executor.submit(self._run, lane) for lane in range(self._threads)]
 
     def _run(self, lane: int) -> None:
         try:
-            self._begun.put(None)
             # What is taken is always done: so the first task that fails is the first one of all.
             while not self._is_ending and (taken := self._tasks.get()) is not None:
                 self._taken[lane], task = taken
@@ -79,27 +75,21 @@ class Lanes:
 
     def put(self, task: Task) -> None:
         """Have a task done soon; raises what an earlier one raised, the first of those that failed."""
+        if not self._running:
+            self._begin()
         if self._number % self._portion == 0:
             self._room.get()
         if self._is_ending:
             self.finish()
         self._tasks.put((self._number, task))
         self._number += 1
-        if not self._running and self._number >= self._threads * self._portion // 4:
-            self._begin()
-            for _ in range(self._threads):
-                self._begun.get()
 
     def finish(self) -> None:
         """Wait until all is done; more may be put then. Raises as put does."""
-        if self._number and not self._running:
-            self._begin()
         self._end()
         wait(self._running)
         running, self._running = self._running, []
-        taken = self._taken
-        self._restart()
-        for lane in sorted(range(len(running)), key=taken.__getitem__):
+        for lane in sorted(range(len(running)), key=self._taken.__getitem__):
             running[lane].result()
 
     def _end(self) -> None:
