@@ -1,6 +1,7 @@
 """Children that misbehave on purpose."""
 
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -26,6 +27,11 @@ def answer(request: dict[str, Any], report: Report) -> dict[str, Any]:
 
 def who(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
     return {"pid": os.getpid(), "folder": str(Path.cwd())}
+
+
+def count_tracked(_request: dict[str, Any], _report: Report) -> dict[str, Any]:
+    """Return how many objects a collection looks at."""
+    return {"objects": len(gc.get_objects())}
 
 
 def get_ready() -> None:

@@ -44,6 +44,10 @@ def test_answer_and_empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not {"ENGINESMITH_TOKENS", "AWS_SECRET_ACCESS_KEY"} & set(answer["environment"])
 
 
+def test_no_collection_looks_at_what_was_loaded() -> None:
+    assert call("count_tracked")["objects"] < 1000  # pydantic alone has more
+
+
 def test_no_distribution_is_searched_for_plugins(tmp_path: Path) -> None:
     offered = tmp_path / "outside-1.0.dist-info"
     offered.mkdir()
