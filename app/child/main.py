@@ -20,7 +20,7 @@ def main() -> None:
     sandbox.forbid_privileges()
     if warm_up:
         find_function(warm_up[0])()
-        gc.collect()
+        gc.collect()  # what is left over now would stay, see below
         say({"warm": True})
     if not (words := sys.stdin.read()):
         return  # it was a spare one, and is not needed
