@@ -83,7 +83,10 @@ def test_the_fastest_placement_is_kept(gpu_http: httpx.Client) -> None:
     job = run(gpu_http, LIKE_TENSORRT | {"method": "minmax"}, {}, quantize={"placement": "measured"})
     engine = gpu_http.get(f"/v1/engines/{job['engine_id']}").json()
     figures = engine["placements"]
-    assert figures[engine["placement"]]["median_ms"] == min(figure["median_ms"] for figure in figures.values())
+    # Where other tests keep the GPU busy TensorRT may choose kernels that overflow: such a plan is no candidate.
+    sound = [figure["median_ms"] for figure in figures.values() if "refused" not in figure]
+    assert figures[engine["placement"]]["median_ms"] == min(sound)
+    assert figures[engine["placement"]]["accuracy"] == pytest.approx(0.972, abs=0.004)
 
 
 def test_a_compatible_plan_for_another_gpu_is_routed_here_built_and_served_for_it(gpu_http: httpx.Client) -> None:

@@ -21,7 +21,8 @@ _CANDIDATES: tuple[Placement, ...] = ("fused", "default", "conservative")
 def find_or_build_fastest(run: Run, table: TableRow) -> EngineRow:
     """Return the fastest engine of all placements that can be judged and passes the job's gate, or of all where none does.
 
-    It is stored under the job's own key, with the figures of every placement in its metadata as `placements`.
+    It is stored under the job's own key, with the figures of every placement in its metadata as `placements`; of one that was
+    passed over `refused` says why.
     """
     key = engine_key(run.job, table)
     with run.claim(key):
@@ -75,6 +76,7 @@ def _passes(run: Run, name: Placement, built: tuple[EngineRow, TableRow], figure
         if run.job.spec.judge.gate is not None:
             check_gate(report, run.job.spec.judge.gate)
     except (GateMissed, JudgeProblem) as problem:
+        figures[name]["refused"] = problem.detail
         run.say(f"placement {name}: {problem.detail}")
         return False
     return True
