@@ -23,8 +23,10 @@ router = APIRouter(prefix="/v1")
 Wait = Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the job ends")]
 #: States in which nothing more happens to a job.
 ENDED = ("succeeded", "failed", "cancelled")
-_POLL_SECONDS = 0.05
-_MAX_POLL_SECONDS = 0.25
+#: A job that somebody waits for is looked at again after a twentieth of the time waited, within these bounds.
+_POLL_SECONDS = (0.03, 0.25)
+_POLL_SHARE = 0.05
+_EVENTS_SECONDS = 0.1
 
 
 @router.post("/jobs", status_code=202)
@@ -84,7 +86,7 @@ async def _events(service: Service, job_id: str, after: int) -> AsyncIterator[JS
                 return
             # Looked at before the events are read again: what was written with the end is still sent.
             has_ended = (await asyncio.to_thread(_load, service, job_id)).state in ENDED
-            await asyncio.sleep(0 if has_ended else _MAX_POLL_SECONDS)
+            await asyncio.sleep(0 if has_ended else _EVENTS_SECONDS)
 
 
 def report_of_job(service: Service, job_id: str) -> dict[str, Any]:
@@ -112,15 +114,14 @@ async def submit_and_wait(service: Service, spec: JobSpec, response: Response, w
 
 async def wait_for_job(service: Service, job_id: str, wait: float) -> JobRow:
     """Return a job as it is when it ends, or after `wait` seconds. Raises NotFound."""
-    until = time.monotonic() + wait
-    pause = _POLL_SECONDS
+    began = time.monotonic()
+    shortest, longest = _POLL_SECONDS
     while True:
         row = await asyncio.to_thread(_load, service, job_id)
-        left = until - time.monotonic()
-        if row.state in ENDED or left <= 0:
+        waited = time.monotonic() - began
+        if row.state in ENDED or waited >= wait:
             return row
-        await asyncio.sleep(min(pause, left))
-        pause = min(pause * 1.5, _MAX_POLL_SECONDS)
+        await asyncio.sleep(min(max(shortest, _POLL_SHARE * waited), longest, wait - waited))
 
 
 def _load(service: Service, job_id: str) -> JobRow:
