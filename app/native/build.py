@@ -9,8 +9,8 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba import njit
 
-from app.native.elf import LinkError, link_object
-from app.native.kernel import CANNOT_STAND_ALONE, save_code
+from app.native.elf import Linked, LinkError, link_object
+from app.native.kernel import CANNOT_STAND_ALONE, OUTSIDE, save_code
 
 _ENTRY = "kernel"
 _INTERNAL, _EXTERNAL = "internal", "external"
@@ -22,8 +22,8 @@ def compile_kernel(function: Callable[..., Any], signature: Any) -> Any:
     return njit(signature, **options)(function)
 
 
-def build_code(function: Callable[..., Any], signature: Any) -> tuple[bytes, int]:
-    """Return (code, entry point) of a function of numba's, compiled for this CPU. Raises LinkError.
+def build_code(function: Callable[..., Any], signature: Any) -> Linked:
+    """Return the code of a function of numba's, compiled for this CPU; it may call OUTSIDE. Raises LinkError.
 
     The calling convention is numba's: `int32 kernel(result*, error**, ...)`, where the signature's arguments are
     numbers and pointers.
@@ -38,7 +38,7 @@ def build_code(function: Callable[..., Any], signature: Any) -> tuple[bytes, int
             value.linkage = _INTERNAL
     machine = _machine()
     _drop_unused(module, machine)
-    return link_object(machine.emit_object(module), _ENTRY)
+    return link_object(machine.emit_object(module), _ENTRY, OUTSIDE)
 
 
 def _machine() -> llvm.TargetMachine:
@@ -62,11 +62,11 @@ def main() -> None:
     module, name, out = sys.argv[1:]
     kernels = importlib.import_module(module)
     try:
-        code, entry = build_code(getattr(kernels, name), kernels.SIGNATURES[name])
+        linked = build_code(getattr(kernels, name), kernels.SIGNATURES[name])
     except LinkError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(CANNOT_STAND_ALONE)
-    save_code(Path(out), code, entry)
+    save_code(Path(out), linked)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Link an ELF object of x86-64 into one run of bytes that needs nothing and runs wherever it is put."""
+"""Link an ELF object of x86-64 into one run of bytes that runs wherever it is put, and needs at most named functions."""
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -13,6 +14,8 @@ _SYMTAB, _RELA, _NOBITS = 2, 4, 8
 _ALLOCATED, _WRITABLE = 2, 1
 #: The distance to the target in 32 bits: the only kinds that are the same wherever the code is put.
 _RELATIVE = {2: "PC32", 4: "PLT32"}
+#: `jmp *2(%rip)`: to the address that stands behind it, at a multiple of 8.
+_JUMP, _JUMP_BYTES = b"\xff\x25\x02\x00\x00\x00\xcc\xcc", 8
 
 
 class LinkError(Exception):
@@ -38,17 +41,30 @@ class _Symbol:
     value: int
 
 
-def link_object(content: bytes, entry: str) -> tuple[bytes, int]:
-    """Return (code, where in it the function named entry begins). Raises LinkError.
+@dataclass(frozen=True)
+class Linked:
+    """Code, and where in it: the function that was asked for, and room for the addresses of functions from outside."""
+
+    code: bytes
+    entry: int
+    outside: dict[str, int]
+
+
+def link_object(content: bytes, entry: str, outside: Collection[str] = ()) -> Linked:
+    """Return the code of the function named entry, which may call the functions named `outside`. Raises LinkError.
 
     All sections that are loaded are laid out one after the other. See the System V ABI, AMD64 supplement, chapter 4.
     """
     sections = _parse_sections(content)
     image, places = _lay_out(content, sections)
+    jumps: dict[str, int] = {}
     for section in sections:
         if section.kind == _RELA and section.info in places:
             symbols = _parse_symbols(content, sections, section.link)
-            _relocate(image, _entries(content, section, _RELOCATION), places[section.info], _addresses(symbols, places))
+            wanted = {symbol.name for symbol in symbols if not symbol.section} & set(outside) - jumps.keys()
+            jumps |= {name: _add_jump(image) for name in sorted(wanted)}
+            addresses = _addresses(symbols, places, jumps)
+            _relocate(image, _entries(content, section, _RELOCATION), places[section.info], addresses)
     symbols = [
         symbol
         for number, section in enumerate(sections)
@@ -58,7 +74,14 @@ def link_object(content: bytes, entry: str) -> tuple[bytes, int]:
     found = [places[symbol.section] + symbol.value for symbol in symbols if symbol.name == entry and symbol.section in places]
     if len(found) != 1:
         raise LinkError(f"the object has {len(found)} functions named {entry}")
-    return bytes(image), found[0]
+    return Linked(bytes(image), found[0], {name: jump + _JUMP_BYTES for name, jump in jumps.items()})
+
+
+def _add_jump(image: bytearray) -> int:
+    """Append a jump to an address that is still to come; return where it is."""
+    image.extend(bytes(-len(image) % _JUMP_BYTES))
+    image.extend(_JUMP + bytes(8))
+    return len(image) - len(_JUMP) - 8
 
 
 def _parse_sections(content: bytes) -> list[_Section]:
@@ -99,9 +122,9 @@ def _parse_symbols(content: bytes, sections: list[_Section], number: int) -> lis
     return [_Symbol(_string(content, strings + row[0]), row[3], row[4]) for row in rows]
 
 
-def _addresses(symbols: list[_Symbol], places: dict[int, int]) -> list[int | str]:
-    """Return where in the image each symbol is, or the name of one that is not there."""
-    return [places[s.section] + s.value if s.section in places else s.name for s in symbols]
+def _addresses(symbols: list[_Symbol], places: dict[int, int], jumps: dict[str, int]) -> list[int | str]:
+    """Return where in the image each symbol is, or a jump to it, or the name of one that is not there."""
+    return [places[s.section] + s.value if s.section in places else jumps.get(s.name, s.name) for s in symbols]
 
 
 def _relocate(image: bytearray, rows: list[tuple[int, ...]], base: int, addresses: list[int | str]) -> None:

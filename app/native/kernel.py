@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import hashlib
 import importlib
+import json
 import logging
 import mmap
 import os
@@ -25,6 +26,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from app.native.elf import Linked
+
 log = logging.getLogger(__name__)
 
 #: Called with addresses and whole numbers; returns the kernel's number.
@@ -32,7 +35,9 @@ Kernel = Callable[..., int]
 
 _PROT_READ, _PROT_EXEC = 1, 4
 _LOADING = threading.Lock()
-_DIGEST_BYTES, _ENTRY_BYTES = 32, 8
+_DIGEST_BYTES, _LENGTH_BYTES = 32, 8
+#: What kernels may call: functions of the C library's mathematics, which numba's own code calls as well.
+OUTSIDE = ("log",)
 #: The builder's exit code where the code needs more than the linker does, which trying again would not change.
 CANNOT_STAND_ALONE = 3
 
@@ -74,9 +79,10 @@ def jit_kernel(module: str, name: str, arguments: int) -> Kernel:
     return _Kernel(address, arguments, compiled)
 
 
-def save_code(path: Path, code: bytes, entry: int) -> None:
+def save_code(path: Path, linked: Linked) -> None:
     """Write a kernel's code, all or nothing, for whoever runs this installation."""
-    body = entry.to_bytes(_ENTRY_BYTES, "little") + code
+    facts = json.dumps({"entry": linked.entry, "outside": linked.outside}).encode()
+    body = len(facts).to_bytes(_LENGTH_BYTES, "little") + facts + linked.code
     part = path.with_name(f"{path.name}-{os.getpid()}")
     try:
         part.write_bytes(hashlib.sha256(body).digest() + body)
@@ -200,14 +206,25 @@ def describe_cpu() -> str:
 
 
 def _from_code(body: bytes, arguments: int) -> Kernel:
-    entry, code = int.from_bytes(body[:_ENTRY_BYTES], "little"), body[_ENTRY_BYTES:]
+    start = _LENGTH_BYTES + int.from_bytes(body[:_LENGTH_BYTES], "little")
+    facts, code = json.loads(body[_LENGTH_BYTES:start]), body[start:]
     memory = mmap.mmap(-1, len(code))
     memory.write(code)
+    for name, place in facts["outside"].items():
+        memory[place : place + 8] = _address_of(name).to_bytes(8, "little")
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     # Never writable and executable at the same time.
     if ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(address), len(code), _PROT_READ | _PROT_EXEC):
         raise OSError(ctypes.get_errno(), "memory cannot be made executable")
-    return _Kernel(address + entry, arguments, memory)
+    return _Kernel(address + facts["entry"], arguments, memory)
+
+
+def _address_of(name: str) -> int:
+    """Return where a function of OUTSIDE is: in the interpreter, which is linked with libm, or in libm itself."""
+    for library in (None, "libm.so.6"):
+        with suppress(AttributeError, OSError):
+            return ctypes.cast(getattr(ctypes.CDLL(library), name), ctypes.c_void_p).value or 0
+    raise OSError(f"the C library has no {name}")
 
 
 class _Kernel:

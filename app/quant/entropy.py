@@ -10,14 +10,11 @@ once more as TensorRT does, see `app.quant.ties`.
 import numpy as np
 import numpy.typing as npt
 
-from app.quant.compiled import compiled
+from app.native.kernel import load_kernel
 from app.quant.histogram import SEARCH_BINS
-from app.quant.ties import first_of_least
 
-#: Levels of the quantized distribution: the magnitudes of int8.
-LEVELS = 128
-#: Divergences nearer than this (in nats) are ties: prefix sums round differently from a plain sum.
-TIE_NATS = 1e-13
+Floats = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int64]
 
 
 def entropy_amax(counts: npt.NDArray[np.int64], width: float) -> float:
@@ -35,53 +32,19 @@ def find_entropy_bins(counts: npt.NDArray[np.int64]) -> int:
     occupied = neutral > 0
     logs = np.log(neutral, out=np.zeros(SEARCH_BINS), where=occupied)
     mass, entropy = (np.concatenate(([0.0], np.cumsum(terms))) for terms in (neutral, neutral * logs))
-    ties = _search(neutral, mass, entropy, np.concatenate(([0], np.cumsum(occupied))))
-    return int(ties[0] if len(ties) == 1 else first_of_least(neutral, mass, ties))
+    ties = _search(neutral, mass, entropy, np.concatenate(([0], np.cumsum(occupied, dtype=np.int64))))
+    if len(ties) > 1:
+        from app.quant.ties import first_of_least  # loads numba, for the few small tensors that need it
+
+        return first_of_least(neutral, mass, ties)
+    return int(ties[0]) if len(ties) else SEARCH_BINS
 
 
-@compiled
-def _search(
-    counts: npt.NDArray[np.float64],
-    mass: npt.NDArray[np.float64],
-    entropy: npt.NDArray[np.float64],
-    occupied: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
-    # Returns the ranges of the least divergence, the widest first; all 2048 bins where no range has any.
-    # In units of total * KL(P || Q), with P = counts / total and Q spread over the occupied bins of each level:
-    #   sum over levels of (sum h log h - s log(s / c)) + what the outliers in the last bin add + total log(S / total)
-    # where s, c and S are the counts of a level, its occupied bins, and the counts of the whole range.
-    # Every level's term is >= 0 (log-sum inequality), so a candidate is given up once it passes the best.
-    total = mass[2048]
-    slack = TIE_NATS * total
-    ties = np.full(2048, 2048)
-    found = 0
-    best = np.inf
-    for bins in range(2048, 127, -1):
-        last = counts[bins - 1]
-        outliers = total - mass[bins]
-        if occupied[bins] < 2 or (last == 0.0 and outliers > 0.0):
-            continue
-        divergence = 0.0
-        if outliers > 0.0:
-            first = (127 * bins + 127) // 128
-            mean = (mass[bins] - mass[first]) / (occupied[bins] - occupied[first])
-            moved = last + outliers
-            divergence = moved * np.log(moved) - last * np.log(last) - outliers * np.log(mean)
-            divergence -= total * np.log(total / mass[bins])
-        start = 0
-        for level in range(1, 129):
-            end = (level * bins + 127) // 128
-            inside = occupied[end] - occupied[start]
-            if inside > 1:
-                summed = mass[end] - mass[start]
-                divergence += entropy[end] - entropy[start] - summed * np.log(summed / inside)
-                if divergence > best + slack:
-                    break
-            start = end
-        if divergence < best - slack:
-            best = divergence
-            found = 0
-        if divergence <= best + slack:
-            ties[found] = bins
-            found += 1
-    return ties[: max(found, 1)]
+def _search(counts: Floats, mass: Floats, entropy: Floats, occupied: Whole) -> Whole:
+    # The ranges of the least divergence, the widest first; none where no range has any.
+    # counts: float64[2048] · mass, entropy: float64[2049], sums of h and of h log h of the bins before each one · occupied:
+    # int64[2049], how many of those hold anything
+    ties = np.empty(SEARCH_BINS, np.int64)
+    arrays = (counts, mass, entropy, occupied, ties)
+    found = load_kernel("app.quant.kernels", "search_entropy", len(arrays))(*[array.ctypes.data for array in arrays])
+    return ties[:found]

@@ -6,7 +6,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from app.errors import CalibrationProblem, UnsupportedOption
+from app.quant.entropy import entropy_amax
 from app.quant.histogram import Histogram
+from app.quant.mse import mse_amax
 
 DerivedMethod: TypeAlias = Literal["entropy", "minmax", "percentile", "mse"]
 
@@ -58,8 +60,6 @@ def percentile_amax(histogram: Histogram, percentile: float) -> float:
 
 
 def _entropy(histogram: Histogram, _: float) -> float:
-    from app.quant.entropy import entropy_amax  # loads numba: 100 MB and half a second, as mse does
-
     return entropy_amax(*histogram.search_bins())
 
 
@@ -68,8 +68,6 @@ def _minmax(histogram: Histogram, _: float) -> float:
 
 
 def _mse(histogram: Histogram, _: float) -> float:
-    from app.quant.mse import mse_amax
-
     counts, width = histogram.magnitude_bins()
     return mse_amax(counts, width, histogram.absmax)
 

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from app.quant.histogram import add_tensorrt_batch, empty_tensorrt
 from app.quant.nodes import FLOAT_TYPES, find_fixed, get_attribute, index_graph, op_of
 from app.quant.table import MIN_SCALE
+from app.quant.thresholds import compute_amax
 
 #: TensorRT makes these for itself.
 INTERNAL_PREFIXES = ("ONNXTRT_", "(Unnamed Layer* ", "tmp_refittable_weight")
@@ -84,9 +85,6 @@ def measure_constant(value: np.ndarray, method: str) -> float:
     largest = float(np.abs(value).max(initial=0.0))
     if method != "entropy" or is_zero(largest):
         return range_of_constant(largest)
-    # numba takes half a second to import, which other methods need not pay.
-    from app.quant.thresholds import compute_amax
-
     return compute_amax(add_tensorrt_batch(empty_tensorrt(), value.ravel()), method)
 
 

@@ -1,6 +1,7 @@
 """Machine code that stands alone: the same as numba's, kept, checked, and refused where it needs more."""
 
 import functools
+import math
 import subprocess
 import sys
 import time
@@ -9,12 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba import carray, types
 
 from app.native import kernel
+from app.native.build import build_code
 from app.native.elf import LinkError, link_object
 from app.observers.counting import Counter, Located, State
 from app.observers.layout import COLUMNS, NO_EXTREMES, OK
+from app.quant.entropy import find_entropy_bins
 from app.quant.histogram import mergeable_from_values
+from app.quant.mse import mse_amax
 
 ARGUMENTS = 12
 MODULE = "app.observers.kernels"
@@ -144,10 +149,55 @@ def test_what_cannot_stand_alone_is_tried_once_for_a_machine(
     assert tries.read_text() == "x\n" * 3
 
 
-def test_observing_loads_neither_numba_nor_onnx() -> None:
-    code = "import sys, app.worker.steps.observe; print([m for m in ('numba', 'llvmlite', 'onnx') if m in sys.modules])"
+@pytest.mark.parametrize("step", ["observe", "derive"])
+def test_neither_numba_nor_onnx_is_loaded_for(step: str) -> None:
+    code = f"import sys, app.worker.steps.{step}; print([m for m in ('numba', 'llvmlite', 'onnx') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_thresholds_are_searched_without_numba() -> None:
+    find_entropy_bins(np.arange(2048))  # where this is the first search on this machine, the code is made now
+    mse_amax(np.arange(8192), 1.0, 8192.0)
+    code = (
+        "import sys, numpy; from app.quant.entropy import find_entropy_bins; from app.quant.mse import mse_amax;"
+        "print(find_entropy_bins(numpy.arange(2048)), mse_amax(numpy.arange(8192), 1.0, 8192.0), 'numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    bins, amax = find_entropy_bins(np.arange(2048)), mse_amax(np.arange(8192), 1.0, 8192.0)
+    assert done.stdout.split() == [str(bins), str(amax), "False"]
+
+
+def test_the_code_alone_finds_the_thresholds_that_numbas_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(1)
+    samples = [np.abs(generator.laplace(size=10**power)) for power in (2, 3, 4, 5) for _ in range(5)]
+
+    def search(values: np.ndarray) -> tuple[int, float]:
+        fine, coarse = (np.histogram(values, bins, (0, values.max()))[0] for bins in (8192, 2048))
+        return find_entropy_bins(coarse), mse_amax(fine, values.max() / 8192, values.max())
+
+    alone = [search(values) for values in samples]
+    assert len(set(alone)) == len(samples)
+    for module in ("entropy", "mse"):
+        monkeypatch.setattr(f"app.quant.{module}.load_kernel", functools.cache(kernel.jit_kernel))
+    assert [search(values) for values in samples] == alone
+
+
+def test_functions_of_the_c_library_may_be_called(tmp_path: Path) -> None:
+    linked = build_code(_log_of, types.int64(types.CPointer(types.float64)))
+    assert linked.outside.keys() == {"log"}
+    kernel.save_code(tmp_path / "log.code", linked)
+    body = kernel._read(tmp_path / "log.code")
+    assert body is not None
+    numbers = np.array([2.5, 0.0])
+    assert kernel._from_code(body, 1)(numbers.ctypes.data) == 7
+    assert numbers[1] == math.log(2.5)
+
+
+def _log_of(numbers):
+    given = carray(numbers, 2)
+    given[1] = np.log(given[0])
+    return 7
 
 
 def test_preparing_loads_no_more_than_it_needs() -> None:

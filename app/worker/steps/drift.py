@@ -7,7 +7,7 @@ from app.quant.convergence import Convergence
 from app.quant.observation import Observation, merge_observations
 from app.worker.steps.earlier import Earlier
 
-#: These need no search, which would take longer than the counting of few images (and numba, which is 100 MB).
+#: These need no search, which would take longer than the counting of few images.
 METHODS = ("minmax", "percentile")
 #: Not the job's own: an observation serves jobs with any.
 PERCENTILE = 99.99

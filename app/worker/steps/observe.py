@@ -13,6 +13,7 @@ from app.observers.prepared import read_prepared
 from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.observation import Observation, merge_observations, observation_to_bytes
 from app.spec import CalibrationSpec, JobSpec
+from app.worker.steps.converge import observe_converging
 from app.worker.steps.drift import Drift, look_at
 from app.worker.steps.earlier import Earlier
 from app.worker.steps.images import Entry, Selection, calibration_files, odd_images, open_batches, read_listing, told_of
@@ -134,8 +135,6 @@ def _observe(
 ) -> tuple[Observation | None, dict[str, Any] | None]:
     try:
         if calibration.converge is not None:
-            from app.worker.steps.converge import observe_converging  # searches thresholds, which loads numba
-
             return observe_converging(observer, batches, calibration, report, drift)
         return observe_all(observer, batches, report, drift.begin if drift else None), None
     except CalibrationNonfinite as problem:
