@@ -23,10 +23,9 @@ router = APIRouter(prefix="/v1")
 Wait = Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the job ends")]
 #: States in which nothing more happens to a job.
 ENDED = ("succeeded", "failed", "cancelled")
-#: A job that somebody waits for is looked at again after a twentieth of the time waited, within these bounds.
-_POLL_SECONDS = (0.03, 0.25)
+#: A job that somebody waits for is looked at again after a twentieth of the time since then, within these bounds.
+_LEAST_POLL_SECONDS, _MOST_POLL_SECONDS = 0.05, 0.25
 _POLL_SHARE = 0.05
-_EVENTS_SECONDS = 0.1
 
 
 @router.post("/jobs", status_code=202)
@@ -73,11 +72,11 @@ async def get_events(job_id: str, request: Request, service: InService) -> Event
 
 
 async def _events(service: Service, job_id: str, after: int) -> AsyncIterator[JSONServerSentEvent]:
-    has_ended = False
+    has_ended, told_at = False, time.monotonic()
     while True:
         rows = await asyncio.to_thread(_load_events, service, job_id, after)
         for row in rows:
-            after = row.number
+            after, told_at = row.number, time.monotonic()
             yield JSONServerSentEvent(data=row.body, event=row.kind, id=str(row.number))
             if row.kind == "done":
                 return
@@ -86,7 +85,7 @@ async def _events(service: Service, job_id: str, after: int) -> AsyncIterator[JS
                 return
             # Looked at before the events are read again: what was written with the end is still sent.
             has_ended = (await asyncio.to_thread(_load, service, job_id)).state in ENDED
-            await asyncio.sleep(0 if has_ended else _EVENTS_SECONDS)
+            await asyncio.sleep(0 if has_ended else _poll_seconds(time.monotonic() - told_at))
 
 
 def report_of_job(service: Service, job_id: str) -> dict[str, Any]:
@@ -115,13 +114,16 @@ async def submit_and_wait(service: Service, spec: JobSpec, response: Response, w
 async def wait_for_job(service: Service, job_id: str, wait: float) -> JobRow:
     """Return a job as it is when it ends, or after `wait` seconds. Raises NotFound."""
     began = time.monotonic()
-    shortest, longest = _POLL_SECONDS
     while True:
         row = await asyncio.to_thread(_load, service, job_id)
         waited = time.monotonic() - began
         if row.state in ENDED or waited >= wait:
             return row
-        await asyncio.sleep(min(max(shortest, _POLL_SHARE * waited), longest, wait - waited))
+        await asyncio.sleep(min(_poll_seconds(waited), wait - waited))
+
+
+def _poll_seconds(waited: float) -> float:
+    return min(max(_LEAST_POLL_SECONDS, _POLL_SHARE * waited), _MOST_POLL_SECONDS)
 
 
 def _load(service: Service, job_id: str) -> JobRow:

@@ -14,7 +14,7 @@ from app.quant.observation import Observation, merge_observations, observation_t
 from app.quant.table import table_from_observation
 from app.spec import DERIVED_METHODS
 from app.worker.steps.drift import Drift
-from app.worker.steps.earlier import Earlier, read_observation
+from app.worker.steps.known_observation import KnownObservation, read_observation
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -22,13 +22,14 @@ Report = Callable[[dict[str, Any]], None]
 def observe(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     """Write the observation of `images` images (None: all) to `out`; return what a Meter does, and how many tensors.
 
-    request: {"subject", "prepared": folder, "images", "out", "known": path of an observation to be merged with, or None}.
+    request: {"subject", "prepared": folder, "images", "out", "known": path of the
+    observation of all images of subject, to be merged with, or None}.
     """
     subject = Subject.from_json(request["subject"])
     meter = Meter()
     prepared = read_prepared(Path(request["prepared"]))
     load_kernel("count_mergeable")
-    known = Earlier(request["known"], subject.count) if request["known"] else None
+    known = KnownObservation(request["known"], subject.count) if request["known"] else None
     drift = Drift(known)
     images = request["images"] or subject.count
     watching = ObserverSpec(total_images=images, watch=drift.look_at_added, known_images=drift.known_images)

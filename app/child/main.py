@@ -34,7 +34,7 @@ def main() -> None:
 def _answer(call: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     try:
         step = find_function(call["target"])
-        gc.freeze()  # a collection that looks at all that was loaded takes 2 ms and more, in which no thread gets the GIL
+        gc.freeze()  # a collection that looks at all that was loaded takes milliseconds, in which no thread gets the GIL
         return {"result": step(call["request"], say)}
     except Problem as problem:
         return {"problem": problem.to_json()}

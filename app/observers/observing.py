@@ -54,7 +54,7 @@ def observe_all(
 ) -> Observation:
     """Return the histograms over all batches, in the order in which they come; open and close the observer.
 
-    `meanwhile` is done when all batches are on their way, as a rule before they are counted. Reports `{"progress": [images
+    `meanwhile` is done once when all batches were taken, as a rule before they are counted. Reports `{"progress": [images
     done, total or None]}`. Raises what the observer raises.
     """
     reported_at = time.monotonic()

@@ -51,7 +51,7 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _optimized(plain: Path, optimized: Path) -> onnx.ModelProto:
-    # Weights go to a file beside, so that the rewritten graph is small and they are never held three times.
+    # Larger weights go to a file beside, so that the rewritten graph is small and they are never held three times.
     options = make_options()
     options.optimized_model_filepath = str(optimized)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)

@@ -64,7 +64,7 @@ def _read_by(nodes: Sequence[onnx.NodeProto]) -> set[str]:
 
 
 def save_segment(model: onnx.ModelProto, cut: Cut, types: Mapping[str, int], segment: Segment, folder: str) -> None:
-    """Write the model of one segment; its weights stay in the file where they are. `types`: ONNX element types."""
+    """Write the model of one segment; its larger weights stay in the file where they are. `types`: ONNX element types."""
     read = _read_by(cut.nodes)
     inputs = [onnx.helper.make_tensor_value_info(name, types[name], None) for name in cut.inputs]
     outputs = [onnx.ValueInfoProto(name=name) for name in cut.outputs]

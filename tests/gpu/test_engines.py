@@ -65,10 +65,9 @@ def test_an_implicit_engine_runs_the_cache_that_it_got(tmp_path: Path, method: s
     for _ in range(3):
         request, result, log = build_digits(tmp_path, cache=ORACLE / f"mnist-{method}.cache", float_type="fp32")
         assert result.metadata["quantization"] == "implicit"
-        assert result.metadata["layers"]["int8"] > 0
         assert not [line for line in log if "Missing scale" in line]
         found.append(accuracy(request.plan))
-        if lowest <= found[-1] <= highest:
+        if lowest <= found[-1] <= highest and result.metadata["layers"]["int8"]:
             return
     raise AssertionError(found)
 

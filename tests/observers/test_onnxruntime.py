@@ -10,6 +10,7 @@ from onnx import helper
 
 from app.errors import CalibrationNonfinite, CalibrationProblem, DatasetTooSmall
 from app.observers.collectors import MergeableCollector
+from app.observers.observing import observe_all
 from app.observers.onnxruntime import Observer, ObserverSpec
 from app.quant.histogram import add_tensorrt_batch, empty_tensorrt, mergeable_from_values
 from app.quant.observation import Grid, Observation, merge_observations, observation_to_bytes
@@ -66,6 +67,19 @@ def test_a_fixed_batch_counts_a_partial_last_one_once(tmp_path, grid):
     values = {name: value[:10] for name, value in run_zoo(path, padded, grid).items()}
     batches = split(images, 3) if grid == "mergeable" else split(images, 4)
     assert observe_bytes(path, ZOO, batches, grid) == expected_bytes(values, batches, grid)
+
+
+def test_what_may_wait_is_done_when_all_batches_were_taken(tmp_path):
+    images = read_digits(60)
+    story = []
+
+    def batches():
+        yield from split(images, 20)
+        story.append("taken")
+
+    observer = Observer(prepare(DIGITS_MODEL, DIGIT_TENSORS, images.shape, tmp_path), ObserverSpec())
+    observe_all(observer, batches(), story.append, lambda: story.append("meanwhile"))
+    assert story == ["taken", "meanwhile", {"progress": [60, None]}]
 
 
 @settings(max_examples=12, deadline=None)

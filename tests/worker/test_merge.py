@@ -85,7 +85,9 @@ def test_any_known_part_and_any_shards_give_the_same_bytes(
             (folder / "old").mkdir()
             old = store_dataset(folder / "old", {PATHS[place]: DIGITS[PATHS[place]] for place in known})
             observe(request_on(old, folder / "old" / "observation"), ignore)
-            request |= {"known": {"observation": str(folder / "old" / "observation"), "listing": old["listing"]}}
+            request |= {
+                "known": {"observation": str(folder / "old" / "observation"), "images": len(known), "listing": old["listing"]}
+            }
         observe_shards(request | {"out": str(folder / "merged")}, min(shards, 30 - len(known)))
         assert (folder / "merged").read_bytes() == whole
 

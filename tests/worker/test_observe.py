@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import ImageCorrupt
+from app.errors import CalibrationProblem, ImageCorrupt
 from app.inputs.listing import spread_order
 from app.observers.prepared import read_prepared
 from app.quant.observation import observation_from_bytes
@@ -47,6 +47,15 @@ def test_only_the_added_images_are_decoded(tmp_path: Path, known: dict[str, Any]
     told: list[dict[str, Any]] = []
     observe(merging(request_on(dataset, tmp_path / "out"), known, tmp_path / "out"), told.append)
     assert told[-1] == {"progress": [40, 40]}
+
+
+def test_damage_of_what_is_known_is_told(tmp_path: Path, known: dict[str, Any]) -> None:
+    path = Path(known["observation"])
+    path.write_bytes(path.read_bytes()[:-1])
+    request = request_on(store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:60]}), tmp_path / "out")
+    with pytest.raises(CalibrationProblem, match="damaged"):
+        observe(merging(request, known, tmp_path / "out"), ignore)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_share_of_bad_images_is_one_of_all(tmp_path: Path, known: dict[str, Any]) -> None:

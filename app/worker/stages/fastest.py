@@ -21,8 +21,8 @@ _CANDIDATES: tuple[Placement, ...] = ("fused", "default", "conservative")
 def find_or_build_fastest(run: Run, table: TableRow) -> EngineRow:
     """Return the fastest engine of all placements that can be judged and passes the job's gate, or of all where none does.
 
-    It is stored under the job's own key, with the figures of every placement in its metadata as `placements`; of one that was
-    passed over `refused` says why.
+    It is stored under the job's own key, with the figures of every placement in its metadata as `placements`; `refused`
+    says why one failed.
     """
     key = engine_key(run.job, table)
     with run.claim(key):

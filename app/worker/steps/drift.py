@@ -5,7 +5,7 @@ from typing import Any
 
 from app.quant.convergence import Convergence
 from app.quant.observation import Observation, merge_observations
-from app.worker.steps.earlier import Earlier
+from app.worker.steps.known_observation import KnownObservation
 
 #: These need no search, which would take longer than the counting of few images.
 METHODS = ("minmax", "percentile")
@@ -16,7 +16,7 @@ PERCENTILE = 99.99
 class Drift:
     """Looks at an observation as it grows, beginning with that of known images; each method is watched by itself."""
 
-    def __init__(self, known: Earlier | None = None) -> None:
+    def __init__(self, known: KnownObservation | None = None) -> None:
         self._watched = [Convergence([method], PERCENTILE, fraction=0.0) for method in METHODS]
         self._images = 0
         self._known = known
@@ -27,7 +27,7 @@ class Drift:
         return self._known.images if self._known else 0
 
     def begin(self) -> None:
-        """Look at the known images, if any, unless that was done; the first look does so else."""
+        """Look at the known images, if any, unless that was done; otherwise the first look does."""
         if self._known and not self._images:
             self._look(self._known.observation)
 

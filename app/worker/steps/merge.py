@@ -7,8 +7,8 @@ from typing import Any
 from app.errors import ImageCorrupt
 from app.quant.observation import Observation, observation_to_bytes
 from app.worker.steps.drift import Drift, look_at
-from app.worker.steps.earlier import read_observation
 from app.worker.steps.images import told_of
+from app.worker.steps.known_observation import read_observation
 from app.worker.steps.observe import merge_all
 
 

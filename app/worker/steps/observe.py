@@ -15,8 +15,8 @@ from app.quant.observation import Observation, merge_observations, observation_t
 from app.spec import CalibrationSpec, JobSpec
 from app.worker.steps.converge import observe_converging
 from app.worker.steps.drift import Drift, look_at
-from app.worker.steps.earlier import Earlier
 from app.worker.steps.images import Entry, Selection, calibration_files, odd_images, open_batches, read_listing, told_of
+from app.worker.steps.known_observation import KnownObservation
 from app.worker.steps.observer import open_observer
 
 Report = Callable[[dict[str, Any]], None]
@@ -33,9 +33,9 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds", ...}.
 
     request: {"prepared": {"folder", "model", "tensors"} from the step prepare, "dataset": {"listing", "packs"}, "spec":
-    JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "images", "listing": path,
-    "drift", "constant_images"} of a part of the images, or None, "part": [number, parts] or None, "observer": "onnxruntime" or
-    "tensorrt"}. Images that are known are not run again; their histograms are merged with the rest. Of a part of the
+    JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "images": how many, "listing": path,
+    "drift", "constant_images"} of a part of the images, or None, "part": [number, parts] or None, "observer":
+    "onnxruntime" or "tensorrt"}. Images that are known are not run again; their histograms are merged with the rest. Of a part of the
     images to run the histograms are written alone, for the step merge; nothing where all of it was skipped.
     `drift` tells how far thresholds moved with every doubling of the images, see `Drift`. On the mergeable grid, where
     their order changes nothing, they are run spread evenly, so that the first half of them is like the other half.
@@ -50,7 +50,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     tensors = request["prepared"]["tensors"]
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
     batches = open_batches(request, request["dataset"], Selection(files, len(every), _batch_size(request, spec.calibration)))
-    earlier = Earlier(known["observation"], known["images"]) if known and not request["part"] else None
+    earlier = KnownObservation(known["observation"], known["images"]) if known and not request["part"] else None
     drift = None if request["part"] else Drift(earlier)
     observer = open_observer(request, batches.images, report, None if spec.calibration.converge else drift)
     refuse_part(request, observer)

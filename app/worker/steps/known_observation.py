@@ -13,15 +13,13 @@ def read_observation(path: str) -> Observation:
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """So many images that were observed before. What was seen is read where it is first asked for, which takes the time of
-    a few passes: best beside those of the images that were added. Raises CalibrationProblem then, where it is damaged.
-    """
+class KnownObservation:
+    """What was seen of `images` images before; read where it is first asked for, best beside the pass over those added."""
 
     path: str
     images: int
 
     @cached_property
     def observation(self) -> Observation:
-        """What was seen of them."""
+        """The observation. Raises CalibrationProblem where it is damaged."""
         return read_observation(self.path)
