@@ -35,8 +35,8 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     request: {"prepared": {"folder", "model", "tensors"} from the step prepare, "dataset": {"listing", "packs"}, "spec":
     JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "images": how many, "listing": path,
     "drift", "constant_images"} of a part of the images, or None, "part": [number, parts] or None, "observer":
-    "onnxruntime" or "tensorrt"}. Images that are known are not run again; their histograms are merged with the rest. Of a part of the
-    images to run the histograms are written alone, for the step merge; nothing where all of it was skipped.
+    "onnxruntime" or "tensorrt"}. Images that are known are not run again; their histograms are merged with the rest. Of a
+    part of the images to run the histograms are written alone, for the step merge; nothing where all of it was skipped.
     `drift` tells how far thresholds moved with every doubling of the images, see `Drift`. On the mergeable grid, where
     their order changes nothing, they are run spread evenly, so that the first half of them is like the other half.
     Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
