@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba import carray, types
+from numba import (
+    carray,  # pyright: ignore[reportPrivateImportUsage] - public by its documentation
+    types,
+)
 
 from app.native import kernel
 from app.native.build import build_code
