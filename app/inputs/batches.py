@@ -4,10 +4,11 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -25,6 +26,8 @@ from app.spec import PreprocessSpec
 _SCAN_IMAGES = 1000
 _MAX_LISTED = 100
 _MAX_AHEAD = 64
+#: A smaller image is decoded by whoever asks for it, when it is its turn: two threads would hand the GIL to and fro.
+_SMALL_BYTES = 4 << 10
 
 Array = NDArray[np.float32]
 
@@ -35,6 +38,10 @@ class _Decoded:
 
     values: Array
     is_one_colour: bool
+
+
+#: Returns an image when it is decoded; raises ImageProblem, BlobCorrupt.
+_Work = Callable[[], _Decoded]
 
 
 @dataclass(frozen=True)
@@ -104,21 +111,25 @@ class Batches:
         pool = ThreadPoolExecutor(self._options.threads)
         stack.callback(pool.shutdown, cancel_futures=True)
         ahead = min(self._options.batch_size, _MAX_AHEAD) + self._options.threads
-        waiting: deque[tuple[Mapping[str, Any], Future[_Decoded]]] = deque()
-        upcoming = iter(self._files)
+        waiting: deque[tuple[Mapping[str, Any], _Work]] = deque()
+        upcoming = ((file, self._begin(pool, file, packs)) for file in self._files)
         while True:
-            while len(waiting) < ahead and (file := next(upcoming, None)) is not None:
-                waiting.append((file, pool.submit(self._decode, file, packs)))
+            waiting.extend(islice(upcoming, max(0, ahead - len(waiting))))
             if not waiting:
                 return
-            file, future = waiting.popleft()
-            image = self._take(file, future)
+            file, work = waiting.popleft()
+            image = self._take(file, work)
             if image is not None:
                 self.used.append(file["path"])
                 self.constant += [file["path"]] if image.is_one_colour else []
                 yield image.values
             elif len(self.skipped) > self.allowed_bad:
-                self._fail(chain(waiting, ((left, pool.submit(self._decode, left, packs)) for left in upcoming)))
+                self._fail(chain(waiting, upcoming))
+
+    def _begin(self, pool: ThreadPoolExecutor, file: Mapping[str, Any], packs: Mapping[str, int]) -> _Work:
+        if file["size"] < _SMALL_BYTES:
+            return partial(self._decode, file, packs)
+        return pool.submit(self._decode, file, packs).result
 
     def _decode(self, file: Mapping[str, Any], packs: Mapping[str, int]) -> _Decoded:
         pixels = self._pixels(file, packs)
@@ -138,20 +149,23 @@ class Batches:
             self._options.kept.keep(file, pixels, time.monotonic() - began)
         return pixels
 
-    def _take(self, file: Mapping[str, Any], future: Future[_Decoded]) -> _Decoded | None:
+    def _take(self, file: Mapping[str, Any], work: _Work) -> _Decoded | None:
         try:
-            return future.result()
+            return work()
         except ImageProblem as problem:
             self.skipped.append(_describe(file, problem))
             return None
 
-    def _fail(self, rest: Iterator[tuple[Mapping[str, Any], Future[_Decoded]]]) -> NoReturn:
+    def _fail(self, rest: Iterator[tuple[Mapping[str, Any], _Work]]) -> NoReturn:
         """Raise ImageCorrupt naming up to 100 bad images: those met, and those among the next 1,000."""
         names = list(self.skipped)
-        for file, future in islice(rest, _SCAN_IMAGES):
-            problem = future.exception()
-            if isinstance(problem, ImageProblem):
+        for file, work in islice(rest, _SCAN_IMAGES):
+            try:
+                work()
+            except ImageProblem as problem:
                 names.append(_describe(file, problem))
+            except (BlobCorrupt, OSError):
+                continue  # the images met are what is told of
             if len(names) >= _MAX_LISTED:
                 break
         raise ImageCorrupt(count=len(names), names=names)
