@@ -23,7 +23,8 @@ router = APIRouter(prefix="/v1")
 Wait = Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the job ends")]
 #: States in which nothing more happens to a job.
 ENDED = ("succeeded", "failed", "cancelled")
-#: A job that somebody waits for is looked at again after a twentieth of the time since then, within these bounds.
+#: A job that somebody waits for is looked at again after a twentieth of the time waited, or since it told something
+#: last, within these bounds.
 _LEAST_POLL_SECONDS, _MOST_POLL_SECONDS = 0.05, 0.25
 _POLL_SHARE = 0.05
 

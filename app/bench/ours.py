@@ -22,8 +22,8 @@ Report = Callable[[dict[str, Any]], None]
 def observe(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     """Write the observation of `images` images (None: all) to `out`; return what a Meter does, and how many tensors.
 
-    request: {"subject", "prepared": folder, "images", "out", "known": path of the
-    observation of all images of subject, to be merged with, or None}.
+    request: {"subject", "prepared": folder, "images", "out", "known": path of the observation
+    of all images of subject, to be merged with, or None}.
     """
     subject = Subject.from_json(request["subject"])
     meter = Meter()

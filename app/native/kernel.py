@@ -175,7 +175,7 @@ def _is_writable(folder: Path) -> bool:
 
 @cache
 def _key(module: str) -> str:
-    own = ("app.observers.layout", "app.native.build", "app.native.compress", "app.native.elf")
+    own = ("app.observers.layout", *(f"app.native.{name}" for name in ("build", "compress", "elf", "kernel")))
     sources = [_source(name) for name in (module, *own)]
     versions = [_version(package) for package in ("numba", "llvmlite")]
     return hashlib.sha256("\n".join([*sources, *versions, describe_cpu()]).encode()).hexdigest()[:32]
@@ -223,7 +223,8 @@ def _address_of(name: str) -> int:
     """Return where a function of OUTSIDE is: in the interpreter, which is linked with libm, or in libm itself."""
     for library in (None, "libm.so.6"):
         with suppress(AttributeError, OSError):
-            return ctypes.cast(getattr(ctypes.CDLL(library), name), ctypes.c_void_p).value or 0
+            if address := ctypes.cast(getattr(ctypes.CDLL(library), name), ctypes.c_void_p).value:
+                return address
     raise OSError(f"the C library has no {name}")
 
 

@@ -12,6 +12,7 @@ from numba import (
 )
 
 Floats = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int64]
 
 inlined = njit(nogil=True, error_model="numpy", inline="always")
 
@@ -69,7 +70,7 @@ def search_entropy(counts_at, mass_at, entropy_at, occupied_at, ties_at):
 
 
 @inlined
-def _sum_moments(counts, bins, width, absmax, moments):
+def _sum_moments(counts: Whole, bins: int, width: float, absmax: float, moments: Floats) -> None:
     # moments float64[B + 1, 3]: sums of h, h x and h x^2 of the bins before each one.
     for moment in range(3):
         moments[0, moment] = 0.0
@@ -82,20 +83,20 @@ def _sum_moments(counts, bins, width, absmax, moments):
 
 
 @inlined
-def _edge(level, scale, width, bins):
+def _edge(level: int, scale: float, width: float, bins: int) -> int:
     # Bin j rounds to this level while its centre, (j + 0.5) * width, is below (level + 0.5) * scale.
     return min(bins, int(np.ceil((level + 0.5) * scale / width - 0.5)))
 
 
 @inlined
-def _level_error(moments, value, start, end):
+def _level_error(moments: Floats, value: float, start: int, end: int) -> float:
     squares = moments[end, 2] - moments[start, 2]
     products = moments[end, 1] - moments[start, 1]
     return squares - value * (2 * products - value * (moments[end, 0] - moments[start, 0]))
 
 
 @inlined
-def _find_best(moments, bins, numbers, first, last, step):
+def _find_best(moments: Floats, bins: int, numbers: Floats, first: int, last: int, step: int) -> int:
     # Returns the first of the candidates first, first - step ... >= last with the least error below numbers[2], which becomes
     # that error; `first` where none is.
     width, absmax, least = numbers[0], numbers[1], numbers[2]

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def stored(folder: Path, files: dict[str, bytes]) -> tuple[list[dict[str, Any]],
     digest = hashlib.sha256(paths["pack"].read_bytes()).hexdigest()
     entries = json.loads(paths["listing"].read_text())["files"]
     return [entry | {"pack": digest} for entry in entries], {digest: paths["pack"]}
+
+
+@pytest.fixture(params=[False, True], ids=["by whoever asks", "by threads"], autouse=True)
+def in_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether threads decode, as they do images larger than these."""
+    if request.param:
+        monkeypatch.setattr("app.inputs.batches._SMALL_BYTES", 0)
+    return request.param
 
 
 GOOD = {f"{n:02}.png": png(n) for n in range(11)}
@@ -106,8 +115,11 @@ def test_a_changed_pack_is_noticed(tmp_path: Path) -> None:
         list(read_batches(files, packs, SPEC, BatchOptions(4, LIMITS)))
 
 
-def test_stopping_early_ends_the_threads(tmp_path: Path) -> None:
+def test_stopping_early_ends_the_threads(tmp_path: Path, in_threads: bool) -> None:
     files, packs = stored(tmp_path, GOOD)
+    before = set(threading.enumerate())
     iterator = iter(read_batches(files * 50, packs, SPEC, BatchOptions(1, LIMITS)))
     assert next(iterator).shape == (1, 3, 8, 8)
+    assert (set(threading.enumerate()) > before) == in_threads
     iterator.close()  # type: ignore[attr-defined]
+    assert set(threading.enumerate()) <= before
