@@ -12,7 +12,7 @@ from app.resolved import ResolvedJob
 from app.spec import CalibrationSpec, QuantizeSpec
 
 #: Raised when a stage computes other numbers from the same input, or an observation holds other tensors.
-OBSERVER_VERSION = 5
+OBSERVER_VERSION = 6
 DERIVER_VERSION = 3
 CHOOSER_VERSION = 2
 QUANTIZER_VERSION = 5

@@ -2,7 +2,7 @@
 //
 // A launch works on items: (region, number) stands for the values [number * ITEM, (number + 1) * ITEM) of a region, as
 // many of them as the pass has. All kernels take any block size, need 32 KB of shared memory at most and nothing newer
-// than compute capability 5.0. Divisions and denormals are IEEE's: compile without fast math.
+// than compute capability 5.0. Reciprocals and denormals are IEEE's: compile without fast math.
 //
 // Magnitudes are compared as integers: for floats that are not negative the order of the bits is that of the values,
 // and bits from 0x7f800000 on are NaN or infinity.
@@ -230,7 +230,7 @@ extern "C" __global__ void count_tensorrt(const Item* items, const Region* regio
     for (unsigned k = threadIdx.x; k <= SEARCH_BINS; k += blockDim.x) bins[k] = 0;
     __syncthreads();
     const unsigned region = items[blockIdx.x].region;
-    const float width = widths[region];
+    const float per_width = __frcp_rn(widths[region]);
     unsigned mine = 0;
     for_each(span, [&](float value, u64) {
         const float x = fabsf(clamped(value, span.region));
@@ -238,7 +238,7 @@ extern "C" __global__ void count_tensorrt(const Item* items, const Region* regio
             mine += 1;
             return;
         }
-        const unsigned bin = (unsigned)__float2int_rz(__fdiv_rn(x, width));
+        const unsigned bin = (unsigned)__float2int_rz(__fmul_rn(x, per_width));
         atomicAdd(&bins[bin < SEARCH_BINS ? bin : SEARCH_BINS], 1u);
     });
     if (mine) atomicAdd(&bins[0], mine);

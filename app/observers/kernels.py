@@ -227,9 +227,9 @@ def _absmax(block: Floats) -> np.float32:
 
 
 @inlined
-def _index_tensorrt(block: Floats, width: float, indices: Indices) -> None:
+def _index_tensorrt(block: Floats, per_width: float, indices: Indices) -> None:
     for j in range(block.size):
-        indices[j] = np.uint16(np.int32(abs(block[j]) / width))
+        indices[j] = np.uint16(np.int32(abs(block[j]) * per_width))
 
 
 def count_tensorrt(regions, scratch, counts, widths):
@@ -257,7 +257,7 @@ def count_tensorrt(regions, scratch, counts, widths):
             while absmax > widths[region] * np.float32(TENSORRT_BINS):
                 widths[region] *= np.float32(2)
                 _fold_tensorrt(own)
-            _index_tensorrt(block, widths[region], indices)
+            _index_tensorrt(block, np.float32(1) / widths[region], indices)
             _scatter(indices, last - first, own[:bins], own[bins:])
     return OK
 

@@ -209,7 +209,9 @@ def add_tensorrt_batch(histogram: TensorrtHistogram, values: npt.NDArray[np.floa
     absmax = float(magnitudes.max())
     width = histogram.width or width_from_absmax(absmax)
     folded = fold_tensorrt(histogram, absmax, width)
-    bins = (magnitudes / np.float32(folded.width)).astype(np.int64) if folded.width else np.zeros(magnitudes.size, int)
+    # TensorRT multiplies by the reciprocal; pixels, whose values are often ends of bins, fall where that rounding puts them.
+    per_width = np.float32(1) / np.float32(folded.width) if folded.width else np.float32(0)
+    bins = (magnitudes * per_width).astype(np.int64)
     # A value of exactly the range would be bin 2048, which is not there.
     counts = np.bincount(np.minimum(bins, SEARCH_BINS - 1), minlength=SEARCH_BINS)
     return TensorrtHistogram(
