@@ -29,7 +29,8 @@ template <typename T> static T __ldg(const T* address) { return *address; }
 static unsigned __float_as_uint(float value) { unsigned bits; std::memcpy(&bits, &value, 4); return bits; }
 static float __uint_as_float(unsigned bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 static float __int_as_float(int bits) { return __uint_as_float((unsigned)bits); }
-static float __fdiv_rn(float a, float b) { return a / b; }
+static float __frcp_rn(float a) { return 1.0f / a; }
+static float __fmul_rn(float a, float b) { return a * b; }
 
 // As the GPU converts: towards zero, NaN to 0, what does not fit to the nearest that does.
 static int __float2int_rz(float value) {
