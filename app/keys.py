@@ -14,11 +14,11 @@ from app.spec import CalibrationSpec, QuantizeSpec
 #: Raised when a stage computes other numbers from the same input, or an observation holds other tensors.
 OBSERVER_VERSION = 6
 DERIVER_VERSION = 3
-CHOOSER_VERSION = 2
+CHOOSER_VERSION = 3
 QUANTIZER_VERSION = 5
 #: Of models with zero points alone.
 ZERO_POINTS_VERSION = 2
-JUDGE_VERSION = 1
+JUDGE_VERSION = 2
 TUNER_VERSION = 2
 EXCLUDER_VERSION = 4
 #: Of the cache text that an implicit build is given.

@@ -268,3 +268,27 @@ def test_a_model_is_prepared_once_and_again_where_that_was_damaged(http: httpx.C
         told.append([line for line in log_of(http, job) if line.startswith("prepared")])
     assert [len(lines) for lines in told] == [1, 0, 1]
     assert not list((server.data / "prepared").glob("new-*"))
+
+
+def test_auto_tells_of_the_images_what_its_methods_tell(http: httpx.Client) -> None:
+    odd = {path: FILES[path] for path in PATHS[200:300]} | {"copy.png": FILES[PATHS[200]], "bad.png": b"\x89PNG\r\n\x1a\nx"}
+    assert http.put("/v1/datasets/told", content=zip_of(odd)).status_code == 201
+    chosen = {"on_bad_image": "skip", "max_bad_fraction": 0.5}
+    auto = succeeded(run(http, {"dataset": "told", "calibration": {"method": "auto"} | chosen}))
+    alone = succeeded(run(http, {"dataset": "told", "calibration": {"method": "minmax"} | chosen}))
+    tables = [http.get(f"/v1/tables/{job['table_id']}").json() for job in (auto, alone)]
+    for fact in ("images", "skipped", "drift", "repeated_images", "constant_images"):
+        assert tables[0][fact] == tables[1][fact] is not None, fact
+    assert {"images_skipped"} <= set(auto["warnings"])
+
+
+def test_auto_is_judged_on_images_that_converge_left_out(http: httpx.Client) -> None:
+    assert http.put("/v1/datasets/early", content=zip_of({path: FILES[path] for path in PATHS[:200]})).status_code == 201
+    job = succeeded(run(http, {"dataset": "early", "calibration": {"method": "auto", "converge": 0.9}}))
+    report = http.get(job["report_url"]).json()
+    assert (report["judged_on"], report["converge"]["images"], report["converge"]["converged"]) == ("held out", 32, True)
+    assert "judged_on_calibration" not in job["warnings"]
+    assert (
+        "not_converged"
+        in succeeded(run(http, {"dataset": "early", "calibration": {"method": "auto", "converge": 1e-9}}))["warnings"]
+    )

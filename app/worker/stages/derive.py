@@ -143,7 +143,7 @@ def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRo
     answer = run.child(CHOOSE_STEP, request)
     chosen = rows[answer["chosen"]]
     run.say(f"auto: {answer['chosen']} agrees best")
-    extra = {name: chosen.facts.get(name) for name in _TOLD} | answer
+    extra = {name: chosen.facts.get(name) for name in _TOLD + _TOLD_OF_IMAGES} | answer
     return _save_body(run, key, "auto", chosen.body, extra)
 
 
