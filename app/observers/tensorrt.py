@@ -34,6 +34,7 @@ from app.observers.regions import make_regions
 from app.observers.streams import Stream
 from app.observers.watch import Watch
 from app.quant.histogram import Histogram
+from app.quant.inner import append_inner
 from app.quant.observation import Grid, Observation
 
 #: A pass of the mergeable grid takes so many images: a function of the model alone, so that parts merge to the whole.
@@ -66,6 +67,7 @@ class GpuObserver:
         """Read the model; raises CalibrationProblem for unknown tensors. What is worth saying is reported."""
         self._model = onnx.load(model_path)
         self._spec, self._report = spec, report
+        append_inner(self._model, tensors)
         self._plan = make_plan(self._model, tensors, spec.grid)
         self._regions = make_regions(self._plan, spec.grid)
         self._forward: GpuForward | None = None

@@ -1,20 +1,19 @@
 """What TensorRT's ONNX parser calls the tensors that the ONNX file has no name for, seen in its own caches.
 
-A constant operand `w` becomes a layer with the output `w_output`. A Gemm named `g` with a bias is the product `g_output`
-and a sum that has the ONNX name; a Softmax `s` is a matrix's, `s_output`, given its shape; HardSwish, DepthToSpace and
-SpaceToDepth have such a tensor inside as well. Shapes are matched by `ONNXTRT_Broadcast_output`, and layers without a
-name are `(Unnamed Layer* N) [Kind]_output`. Weights of convolutions and of normalizations are no tensors there.
+A constant operand `w` becomes a layer with the output `w_output`; what is inside nodes: `app.quant.inner`. Shapes are matched
+by `ONNXTRT_Broadcast_output`, and layers without a name are `(Unnamed Layer* N) [Kind]_output`. Weights of convolutions and
+of normalizations are no tensors there.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from app.quant.histogram import add_tensorrt_batch, empty_tensorrt
-from app.quant.nodes import FLOAT_TYPES, find_fixed, get_attribute, index_graph, op_of
+from app.quant.nodes import FLOAT_TYPES, find_fixed, get_attribute, op_of
 from app.quant.table import MIN_SCALE
 from app.quant.thresholds import compute_amax
 
@@ -27,8 +26,6 @@ _LAYER_WEIGHTS = frozenset(
     RNN Slice Upsample
     """.split()
 )
-#: Operators that become several layers, of which the last one has the name of the output.
-_SEVERAL_LAYERS = frozenset({"DepthToSpace", "HardSwish", "Softmax", "SpaceToDepth"})
 _MOVING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _ZERO_AMAX = 127.0
 _LAYER_OUTPUT = re.compile(r"(.+)_output(?:_[0-9]{1,9})?")
@@ -86,39 +83,6 @@ def measure_constant(value: np.ndarray, method: str) -> float:
     if method != "entropy" or is_zero(largest):
         return range_of_constant(largest)
     return compute_amax(add_tensorrt_batch(empty_tensorrt(), value.ravel()), method)
-
-
-def inner_bounds(graph: onnx.GraphProto, amax: Mapping[str, float]) -> dict[str, float]:
-    """Return bounds of the tensors inside nodes, see `find_inner`, as far as amax of the nodes' outputs tells them.
-
-    Of a product of a Gemm: |x w| <= |output| + |bias|. A Softmax is a matrix's first and has its values, blocks and pixels
-    are what they are made from, and the sigmoid inside a HardSwish is never above 1.
-    """
-    found: dict[str, float] = {}
-    for name, node, added in _inner(graph):
-        if op_of(node) == "HardSwish":
-            found[name] = 1.0
-        elif node.output[0] in amax:
-            found[name] = amax[node.output[0]] + added
-    return found
-
-
-def find_inner(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the tensors inside nodes that TensorRT makes several layers of, but for those of moves and loops."""
-    return [name for name, _, _ in _inner(graph)]
-
-
-def _inner(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.NodeProto, float]]:
-    """Yield each tensor's name, its node, and what its amax may be larger by than that of the node's output."""
-    index = index_graph(graph)
-    for node in graph.node:
-        if op_of(node) == "Gemm":
-            bias = index.array(node.input[2]) if len(node.input) > 2 else None
-            inner = None if bias is None else float(np.abs(bias).max(initial=0.0))
-        else:
-            inner = 0.0 if op_of(node) in _SEVERAL_LAYERS else None
-        if inner is not None and node.name:
-            yield f"{node.name}_output", node, inner
 
 
 def _operands(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:

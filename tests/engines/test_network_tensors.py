@@ -6,7 +6,8 @@ import pytest
 
 from app.engines.network_tensors import find_network_tensors
 from app.quant.graph import find_activations
-from app.quant.trt_names import constant_amax, inner_bounds
+from app.quant.inner import inner_bounds
+from app.quant.trt_names import constant_amax
 from tests.quant.nets import Net
 from tests.quant.samples import assets, digits_model, efficientnet_model, parse_oracle
 from tests.running import MODEL

@@ -12,6 +12,7 @@ from app.observers.onnxruntime import ObserverSpec
 from app.observers.tensorrt import GpuObserver, GpuObserverSpec
 from app.quant.graph import find_activations
 from app.quant.histogram import mergeable_from_values
+from app.quant.inner import find_observable_inner
 from app.quant.observation import Observation, merge_observations, observation_to_bytes
 from app.quant.table import scales_from_table, table_from_observation
 from tests.observers.nets import DIGITS_MODEL, ZOO, read_digits, save_net, save_zoo_net
@@ -39,7 +40,7 @@ def test_the_digits_have_tensorrts_own_scales():
     observation = observe_on_gpu(DIGITS_MODEL, TENSORS, split(read_digits(), 50), "tensorrt")
     for method, cache in (("entropy", "mnist-entropy2.cache"), ("minmax", "mnist-minmax.cache")):
         scales, expected = scales_from_table(table_from_observation(observation, method)), read_oracle(cache)
-        assert len(expected) == 16
+        assert len(expected) == 17
         for tensor, scale in expected.items():
             assert scales[tensor] == pytest.approx(scale, rel=2e-6), tensor
 
@@ -47,7 +48,9 @@ def test_the_digits_have_tensorrts_own_scales():
 @pytest.mark.parametrize("oracle", ORACLES, ids=lambda oracle: oracle.name)
 def test_published_and_thin_nets_have_tensorrts_own_scales(tmp_path, oracle):
     path = oracle.save(tmp_path)
-    tensors = find_activations(onnx.load(path))
+    model = onnx.load(path)
+    tensors = find_activations(model)
+    tensors += find_observable_inner(model, set(tensors))
     case = Case(oracle, tensors, observe_on_gpu(path, tensors, oracle.batches(), "tensorrt"))
     check_entropy(case)
     check_minmax(case)

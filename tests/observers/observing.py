@@ -13,12 +13,14 @@ from app.observers.onnxruntime import Observer, ObserverSpec
 from app.observers.plan import make_plan
 from app.observers.prepare import prepare_model_to_observe
 from app.observers.prepared import Prepared, read_prepared
+from app.quant.inner import append_inner
 from app.quant.observation import Grid, Observation
 
 
 def prepare(path: Path, tensors: Sequence[str], shape: tuple[int, ...], folder: Path, grid: Grid = "mergeable") -> Prepared:
     """Prepare a model for images of a batch of that shape, and read back what was written."""
     model = onnx.load(path)
+    append_inner(model, tensors)
     prepare_model_to_observe(model, make_plan(model, tensors, grid), (1, *shape[1:]), folder)
     return read_prepared(folder)
 

@@ -14,6 +14,7 @@ import pytest
 from app.observers.onnxruntime import ObserverSpec
 from app.quant.graph import find_activations
 from app.quant.histogram import Histogram
+from app.quant.inner import find_observable_inner
 from app.quant.observation import Observation
 from app.quant.table import scales_from_table, table_from_observation
 from tests.observers.observing import observe
@@ -41,7 +42,9 @@ class Case:
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     oracle: Oracle = request.param
     path = oracle.save(tmp_path_factory.mktemp("oracle"))
-    tensors = find_activations(onnx.load(path))
+    model = onnx.load(path)
+    tensors = find_activations(model)
+    tensors += find_observable_inner(model, set(tensors))
     return Case(oracle, tensors, observe(path, tensors, oracle.batches(), ObserverSpec("tensorrt", 2), lambda _: None))
 
 

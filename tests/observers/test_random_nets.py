@@ -15,6 +15,7 @@ import pytest
 
 from app.observers.onnxruntime import ObserverSpec
 from app.quant.graph import find_activations
+from app.quant.inner import find_observable_inner
 from app.quant.native_cache import scales_from_native_cache
 from app.quant.table import scales_from_table, table_from_observation
 from tests.observers.observing import observe
@@ -64,6 +65,7 @@ def test_scales_are_tensorrts(tmp_path: Path, number: int) -> None:
     (tmp_path / "m.onnx").write_bytes(net.read(".onnx"))
     model = onnx.load(tmp_path / "m.onnx")
     tensors = find_activations(model)
+    tensors += find_observable_inner(model, set(tensors))
     seen = observe(tmp_path / "m.onnx", tensors, net.batches(model), ObserverSpec("tensorrt", 2), lambda _: None)
     ties = []
     for method, cache in (("minmax", "minmax"), ("entropy", "entropy2")):

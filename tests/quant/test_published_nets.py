@@ -9,13 +9,14 @@ from app.errors import ModelAlreadyQuantized
 from app.quant.coverage import match_names
 from app.quant.foreign import parse_foreign
 from app.quant.graph import find_activations, find_needed_tensors, prepare_model
+from app.quant.inner import inner_bounds
 from app.quant.neighbours import fill_from_neighbours
 from app.quant.ort_table import format_ort_table
 from app.quant.placement import PLACEMENTS
 from app.quant.qdq import quantize_model
 from app.quant.table import Table, scales_from_table
 from app.quant.trt_cache import format_trt_cache
-from app.quant.trt_names import constant_amax, inner_bounds
+from app.quant.trt_names import constant_amax
 from app.spec import QuantizeSpec
 from tests.quant.nets import run
 from tests.quant.published import (

@@ -22,7 +22,7 @@ CHOOSE_STEP = "app.worker.steps.choose:choose"
 
 #: An amax that only one table has counts as this: JSON knows no infinity.
 _MAX_DRIFT = 1e9
-#: Of what the step derive answers, a table keeps these.
+#: Of what the step derive answers, a table keeps these, and of `kept` what its method came to.
 _TOLD = ("tensors", "dead")
 #: So of what the step observe answered.
 _TOLD_OF_IMAGES = ("skipped", "images", "converge", "drift", "repeated_images", "constant_images")
@@ -93,6 +93,7 @@ def _derive(run: Run, key: str, method: str) -> TableRow:
     folder.mkdir(exist_ok=True)
     request = {
         "observation": str(run.worker.blobs.fetch(observation.body)),
+        "inner": observation.report["inner"],
         "methods": list(DERIVED_METHODS) if method == "auto" else [method],
         "spec": run.job.spec.model_dump(mode="json"),
         "out": str(folder),
@@ -106,7 +107,8 @@ def _derive(run: Run, key: str, method: str) -> TableRow:
 
 
 def _save(run: Run, key: str, method: str, path: Path, answer: dict[str, Any]) -> TableRow:
-    return _save_body(run, key, method, run.keep(path), {name: answer[name] for name in _TOLD + _TOLD_OF_IMAGES})
+    told = {name: answer[name] for name in _TOLD + _TOLD_OF_IMAGES}
+    return _save_body(run, key, method, run.keep(path), told | {"kept": answer["kept"][method]})
 
 
 def _save_body(run: Run, key: str, method: str, body: str, extra: dict[str, Any]) -> TableRow:
@@ -143,7 +145,7 @@ def _choose(run: Run, key: str, request: dict[str, Any], rows: dict[str, TableRo
     answer = run.child(CHOOSE_STEP, request)
     chosen = rows[answer["chosen"]]
     run.say(f"auto: {answer['chosen']} agrees best")
-    extra = {name: chosen.facts.get(name) for name in _TOLD + _TOLD_OF_IMAGES} | answer
+    extra = {name: chosen.facts.get(name) for name in (*_TOLD, *_TOLD_OF_IMAGES, "kept")} | answer
     return _save_body(run, key, "auto", chosen.body, extra)
 
 

@@ -20,11 +20,11 @@ CHECK_STEP = "app.worker.steps.prepare:check_excluded"
 
 _ANSWER = "answer.json"
 #: Raised when what is kept is written or used in another way.
-_VERSION = 2
+_VERSION = 3
 
 
 def find_or_prepare(run: Run) -> dict[str, Any]:
-    """Return {"folder", "model": path, "tensors": names}, made now unless this machine has it."""
+    """Return {"folder", "model": path, "tensors": names, "inner": names}, made now unless this machine has it."""
     _check_excluded(run)
     key = _key(run)
     folder = run.worker.settings.prepared_folder / key
@@ -33,7 +33,7 @@ def find_or_prepare(run: Run) -> dict[str, Any]:
     needs_model = answer["model"] is None and _observer(run) == "tensorrt"
     given = model_path(run.worker.blobs, run.job.model, run.folder / "model") if needs_model else None
     own = str(folder / answer["model"]) if answer["model"] else None
-    return {"folder": str(folder), "model": own or given, "tensors": answer["tensors"]}
+    return {"folder": str(folder), "model": own or given, "tensors": answer["tensors"], "inner": answer["inner"]}
 
 
 def _check_excluded(run: Run) -> None:

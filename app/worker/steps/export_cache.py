@@ -8,7 +8,8 @@ import onnx
 
 from app.engines.network_tensors import NetworkTensor, find_network_tensors, parser_name
 from app.quant.graph import find_activations
-from app.quant.trt_names import constant_amax, find_inner, inner_bounds, range_of_constant
+from app.quant.inner import find_inner, inner_bounds
+from app.quant.trt_names import constant_amax, range_of_constant
 from app.worker.steps.quantize import read_table
 
 _RULE = "rule"

@@ -30,10 +30,10 @@ _MIXED_PARTS = (
 
 
 def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "seconds", ...}.
+    """Write the observation to `out`; return {"images", "known", "skipped", "tensors", "inner", "seconds", ...}.
 
-    request: {"prepared": {"folder", "model", "tensors"} from the step prepare, "dataset": {"listing", "packs"}, "spec":
-    JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "images": how many, "listing": path,
+    request: {"prepared": {"folder", "model", "tensors", "inner"} from the step prepare, "dataset": {"listing", "packs"},
+    "spec": JobSpec, "limits": InputLimits, "out": path, "known": {"observation": path, "images": how many, "listing": path,
     "drift", "constant_images"} of a part of the images, or None, "part": [number, parts] or None, "observer":
     "onnxruntime" or "tensorrt"}. Images that are known are not run again; their histograms are merged with the rest. Of a
     part of the images to run the histograms are written alone, for the step merge; nothing where all of it was skipped.
@@ -76,6 +76,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "mixed": list(observer.mixed),
         **odd,
         "tensors": len(tensors),
+        "inner": request["prepared"]["inner"],
         "seconds": round(time.monotonic() - began, 3),
     }
 

@@ -12,6 +12,7 @@ from app.native.heap import trim_heap
 from app.observers.plan import make_plan
 from app.observers.prepare import prepare_model_to_observe
 from app.quant.graph import arrange_for_placement, find_activations, find_needed_tensors, prepare_model
+from app.quant.inner import append_inner, find_observable_inner
 from app.quant.selection import find_excluded
 from app.worker.steps.equalize import write_equalized
 
@@ -21,11 +22,12 @@ _EQUALIZED = "equalized.onnx"
 
 
 def prepare(request: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Write to `out` what observing needs; return {"tensors": names, "model": name of a file in `out`, or None}.
+    """Write to `out` what observing needs; return {"tensors": names, "inner", "model": name of a file in `out`, or None}.
 
     request: {"model": path, "observe": "needed" or "all", "equalize": bool, "grid": mergeable or tensorrt, "image_shape": of
     one image's batch, "observer": "onnxruntime" or "tensorrt", "out": folder}. Where the model will be equalized, that one
-    is observed: it is the file. For onnxruntime its optimized segments are there, too. Raises CalibrationProblem,
+    is observed: it is the file. For onnxruntime its optimized segments are there, too. Of the tensors, `inner` are those
+    inside the model's nodes: all of them that can be observed, unless only what is needed is. Raises CalibrationProblem,
     InsufficientStorage.
     """
     # No JobSpec: pydantic would be a tenth of this process's memory.
@@ -40,17 +42,19 @@ def prepare(request: dict[str, Any], report: Report) -> dict[str, Any]:
 
 def _prepare(request: dict[str, Any], report: Report) -> dict[str, Any]:
     path, out = Path(request["model"]), Path(request["out"])
-    tensors = _find_tensors(path, request["observe"])
+    tensors, inner = _find_tensors(path, request["observe"])
     trim_heap()
-    if request["equalize"]:
+    if request["equalize"]:  # no cache can be exported, so nobody asks for what is inside
         path, kept = write_equalized(path, out / _EQUALIZED)
-        tensors = [name for name in tensors if name in kept]
+        tensors, inner = [name for name in tensors if name in kept], []
+    tensors += inner
     if request["observer"] == "onnxruntime":
         model = onnx.load(path)
+        append_inner(model, inner)
         plan = make_plan(model, tensors, request["grid"])
         prepared = prepare_model_to_observe(model, plan, tuple(request["image_shape"]), out)
         report({"log": f"prepared {len(tensors)} tensors to be observed in {len(prepared.segments)} segments"})
-    return {"tensors": tensors, "model": _EQUALIZED if request["equalize"] else None}
+    return {"tensors": tensors, "inner": inner, "model": _EQUALIZED if request["equalize"] else None}
 
 
 def check_excluded(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -62,6 +66,10 @@ def check_excluded(request: dict[str, Any], _report: Callable[[dict[str, Any]], 
     return {}
 
 
-def _find_tensors(model_path: Path, wanted: str) -> list[str]:
-    model = onnx.load(model_path, load_external_data=False) if wanted == "all" else onnx.load(model_path)
-    return find_activations(model) if wanted == "all" else find_needed_tensors(model)
+def _find_tensors(model_path: Path, wanted: str) -> tuple[list[str], list[str]]:
+    """Return the names of the model's activations to observe, and of tensors inside its nodes."""
+    if wanted == "needed":
+        return find_needed_tensors(onnx.load(model_path)), []
+    model = onnx.load(model_path, load_external_data=False)
+    activations = find_activations(model)
+    return activations, find_observable_inner(model, set(activations))
