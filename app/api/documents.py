@@ -76,6 +76,7 @@ def table_document(row: TableRow, names: dict[str, str | None], stale_reason: st
         "dead": row.facts.get("dead", []),
         "images": row.facts.get("images"),
         "skipped": row.facts.get("skipped"),
+        "left_out": row.facts.get("left_out"),
         "repeated_images": row.facts.get("repeated_images"),
         "constant_images": row.facts.get("constant_images"),
         "converge": row.facts.get("converge"),

@@ -34,6 +34,8 @@ def calibrate(request: dict[str, Any], report: Report) -> dict[str, Any]:
     wanted = _wanted(model, Path(request["model"]), spec)
     text, facts = calibrate_natively(wanted, _counted(batches, report), report)
     Path(request["cache"]).write_bytes(text)
+    if facts["left_out"]:
+        report({"log": f"{facts['left_out']} images left out: they do not fill a batch of {spec.calibration.batch_size}"})
     odd = odd_images(files, batches.constant)
     for line in told_of(odd):
         report({"log": line})
