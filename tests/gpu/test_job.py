@@ -63,6 +63,14 @@ def test_a_native_table_is_tensorrt_s_and_serves_both_quantizations(gpu_http: ht
         assert report["accuracy_fp16"] == pytest.approx(report["accuracy_fp32"], abs=0.003)
 
 
+@needs_calibrator
+def test_images_that_fill_no_batch_of_a_native_calibrator_are_told(gpu_http: httpx.Client) -> None:
+    job = run(gpu_http, {"method": "native-minmax", "batch_size": 64}, {})
+    table = gpu_http.get(f"/v1/tables/{job['table_id']}").json()
+    assert (table["images"], table["left_out"]) == (448, 52)
+    assert "52 images left out: they do not fill a batch of 64" in gpu_http.get(f"/v1/jobs/{job['id']}/events").text
+
+
 def test_minmax_is_built_timed_and_served_for_this_gpu_alone(gpu_http: httpx.Client) -> None:
     job = run(gpu_http, LIKE_TENSORRT | {"method": "minmax"}, {}, latency=True)
     report = report_of(gpu_http, job)
