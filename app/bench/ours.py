@@ -19,7 +19,7 @@ from app.worker.steps.known_observation import KnownObservation, read_observatio
 Report = Callable[[dict[str, Any]], None]
 
 
-def observe(request: dict[str, Any], _report: Report) -> dict[str, Any]:
+def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write the observation of `images` images (None: all) to `out`; return what a Meter does, and how many tensors.
 
     request: {"subject", "prepared": folder, "images", "out", "known": path of the observation
@@ -30,7 +30,7 @@ def observe(request: dict[str, Any], _report: Report) -> dict[str, Any]:
     prepared = read_prepared(Path(request["prepared"]))
     load_kernel("count_mergeable")
     known = KnownObservation(request["known"], subject.count) if request["known"] else None
-    drift = Drift(known)
+    drift = Drift(known, report)
     images = request["images"] or subject.count
     watching = ObserverSpec(total_images=images, watch=drift.look_at_added, known_images=drift.known_images)
     with Observer(prepared, watching) as observer:

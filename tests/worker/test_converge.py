@@ -40,6 +40,18 @@ def test_uses_all_images_where_the_thresholds_move(tmp_path: Path, dataset: dict
     assert (tmp_path / "out").read_bytes() == observed(request_on(dataset, tmp_path / "whole"))
 
 
+def test_the_log_tells_how_far_the_watched_thresholds_moved(tmp_path: Path, dataset: dict[str, Any]) -> None:
+    told: list[dict[str, Any]] = []
+    curve = observe(request_on(dataset, tmp_path / "out", method="mse", converge=1e-9), told.append)["converge"]["curve"]
+    lines = [event["log"] for event in told if "amax moved" in event.get("log", "")]
+    assert lines == [
+        f"{point['images']} images: since {point['since']} amax moved at most {100 * point['drift']:.3g} %"
+        f" (mse: {point['tensor']})"
+        for point in curve
+    ]
+    assert len(lines) == 4
+
+
 def test_what_came_after_the_last_doubling_is_told_apart(tmp_path: Path) -> None:
     dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:33]})
     told: list[dict[str, Any]] = []

@@ -1,5 +1,6 @@
 """Shards: parts that are observed apart and merged give the bytes of one pass, and may skip no more than it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,23 +19,26 @@ PATHS = list(DIGITS)
 SKIPPING = {"on_bad_image": "skip", "max_bad_fraction": 0.1}
 
 
-def observe_shards(request: dict[str, Any], shards: int) -> dict[str, Any]:
+def observe_shards(request: dict[str, Any], shards: int, tell: Callable[[dict[str, Any]], None] = ignore) -> dict[str, Any]:
     """Observe the parts one after the other and merge them into the request's `out`; return the report."""
     requests = [request | {"part": [number, shards], "out": f"{request['out']}-{number}"} for number in range(shards)]
-    reports = [observe(part, ignore) for part in requests]
+    reports = [observe(part, tell) for part in requests]
     parts = [part["out"] for part in requests]
-    return merge({"parts": parts, "known": request["known"], "reports": reports, "out": request["out"]}, ignore)
+    return merge({"parts": parts, "known": request["known"], "reports": reports, "out": request["out"]}, tell)
 
 
 @pytest.mark.parametrize("shards", [2, 3, 7])
 def test_shards_give_the_bytes_of_one_pass(tmp_path: Path, shards: int) -> None:
     dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:40]})
     whole = observed(request_on(dataset, tmp_path / "whole"))
-    report = observe_shards(request_on(dataset, tmp_path / "merged"), shards)
+    told: list[dict[str, Any]] = []
+    report = observe_shards(request_on(dataset, tmp_path / "merged"), shards, told.append)
     assert (tmp_path / "merged").read_bytes() == whole
     assert (report["images"], report["shards"], report["skipped"]) == (40, shards, [])
     looks = [point["images"] for point in report["drift"]["points"] if point["method"] == "minmax"]
     assert looks == {2: [40], 3: [26, 40], 7: [11, 22, 40]}[shards]
+    lines = [event["log"] for event in told if "amax moved" in event.get("log", "")]
+    assert [line.split()[0] for line in lines] == [str(images) for images in looks]
 
 
 def test_shards_of_the_added_images(tmp_path: Path) -> None:

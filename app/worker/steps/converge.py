@@ -7,7 +7,7 @@ from typing import Any
 from app.inputs.batches import Batches
 from app.observers.observing import Observer
 from app.observers.until import observe_until
-from app.quant.convergence import Convergence
+from app.quant.convergence import Convergence, line_from_points, share_from_drift
 from app.quant.observation import Observation
 from app.spec import DERIVED_METHODS, CalibrationSpec
 from app.worker.steps.drift import Drift, look_at
@@ -20,6 +20,8 @@ def observe_converging(
 ) -> tuple[Observation, dict[str, Any]]:
     """Return the observation and how it converged, as JSON values; drift, if any, looks whenever that is looked at.
 
+    A log line tells of each look but the first.
+
     converged: whether a doubling moved no amax by more than `fraction` · images: how many were counted · of: how many
     there were · taken: how many were looked at, skipped ones included · methods: whose thresholds were watched ·
     curve: [{since, images, drift, tensor, method}], see `Convergence`. Raises what `observe` raises.
@@ -30,7 +32,10 @@ def observe_converging(
 
     def look(observation: Observation) -> bool:
         look_at(drift, [observation])
-        return convergence.look(observation)
+        is_still = convergence.look(observation)
+        if convergence.curve:
+            report({"log": line_from_points(convergence.curve[-1:])})
+        return is_still
 
     with closing(iter(batches)) as stream:
         observation, is_still = observe_until(observer, stream, look, report)
@@ -49,12 +54,8 @@ def observe_converging(
 
 def _line(facts: dict[str, Any]) -> str:
     last = facts["curve"][-1] if facts["curve"] else None
-    moved = f"; from {last['since']} images on {last['tensor']} moved by {_share(last['drift'])}" if last else ""
+    moved = f"; from {last['since']} images on {last['tensor']} moved {share_from_drift(last['drift'])}" if last else ""
     if facts["converged"]:
         return f"{facts['images']} of {facts['of']} images sufficed{moved}"
-    within = _share(facts["fraction"])
+    within = share_from_drift(facts["fraction"])
     return f"all {facts['images']} images were used: no doubling left every amax within {within}{moved}"
-
-
-def _share(drift: float | None) -> str:
-    return "more than all" if drift is None else f"{100 * drift:.3g} %"

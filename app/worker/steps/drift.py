@@ -1,11 +1,13 @@
 """How far thresholds still moved as the images became more: told of every calibration that we count for."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from app.quant.convergence import Convergence
+from app.quant.convergence import Convergence, line_from_points
 from app.quant.observation import Observation, merge_observations
 from app.worker.steps.known_observation import KnownObservation
+
+Report = Callable[[dict[str, Any]], None]
 
 #: These need no search, which would take longer than the counting of few images.
 METHODS = ("minmax", "percentile")
@@ -13,13 +15,21 @@ METHODS = ("minmax", "percentile")
 PERCENTILE = 99.99
 
 
-class Drift:
-    """Looks at an observation as it grows, beginning with that of known images; each method is watched by itself."""
+def tell_nobody(_event: dict[str, Any]) -> None:
+    """Take a report and do nothing."""
 
-    def __init__(self, known: KnownObservation | None = None) -> None:
+
+class Drift:
+    """Looks at an observation as it grows, beginning with that of known images; each method is watched by itself.
+
+    Reports a log line of each look but the first.
+    """
+
+    def __init__(self, known: KnownObservation | None = None, report: Report = tell_nobody) -> None:
         self._watched = [Convergence([method], PERCENTILE, fraction=0.0) for method in METHODS]
         self._images = 0
         self._known = known
+        self._report = report
 
     @property
     def known_images(self) -> int:
@@ -45,6 +55,8 @@ class Drift:
         self._images = observation.images
         for convergence in self._watched:
             convergence.look(observation)
+        if points := [convergence.curve[-1] for convergence in self._watched if convergence.curve]:
+            self._report({"log": line_from_points(points)})
 
     def facts(self, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return {"percentile", "points": those of earlier facts, then one a look and method, as `Convergence` has them}."""

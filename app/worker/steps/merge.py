@@ -26,7 +26,7 @@ def merge(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
         raise ImageCorrupt(count=count, names=skipped)
     paths = [path for path in request["parts"] if Path(path).exists()]
     known = [read_observation(request["known"]["observation"])] if request["known"] else []
-    drift = Drift()
+    drift = Drift(report=report)
     observation = _merged(known, paths, drift)
     Path(request["out"]).write_bytes(observation_to_bytes(observation))
     report({"log": f"merged {len(paths)} shards of {observation.images} images"})

@@ -14,7 +14,7 @@ from app.quant.convergence import FIRST_LOOK_IMAGES
 from app.quant.observation import Observation, merge_observations, observation_to_bytes
 from app.spec import CalibrationSpec, JobSpec
 from app.worker.steps.converge import observe_converging
-from app.worker.steps.drift import Drift, look_at
+from app.worker.steps.drift import Drift, look_at, tell_nobody
 from app.worker.steps.images import Entry, Selection, calibration_files, odd_images, open_batches, read_listing, told_of
 from app.worker.steps.known_observation import KnownObservation
 from app.worker.steps.observer import open_observer
@@ -51,7 +51,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     report({"log": f"observing {len(tensors)} tensors on {len(files)} images"})
     batches = open_batches(request, request["dataset"], Selection(files, len(every), _batch_size(request, spec.calibration)))
     earlier = KnownObservation(known["observation"], known["images"]) if known and not request["part"] else None
-    drift = None if request["part"] else Drift(earlier)
+    drift = None if request["part"] else Drift(earlier, tell_nobody if spec.calibration.converge else report)
     observer = open_observer(request, batches.images, report, None if spec.calibration.converge else drift)
     refuse_part(request, observer)
     observed, converge = _observe(observer, batches, spec.calibration, report, drift)
