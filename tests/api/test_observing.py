@@ -160,7 +160,7 @@ def test_labels_alone_run_nothing(http: httpx.Client) -> None:
     assert "merging 42 known images with 0 added" in log_of(http, job)
 
 
-@pytest.mark.parametrize("choice", [{"max_images": 42}, {"grid": "tensorrt"}])
+@pytest.mark.parametrize("choice", [{"max_images": 36}, {"grid": "tensorrt"}])
 def test_what_depends_on_the_whole_set_is_not_merged(http: httpx.Client, choice: dict[str, Any]) -> None:
     name = f"whole-{'-'.join(choice).replace('_', '-')}"
     paths = PATHS[200:242]
