@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from app.quant.drift_points import last_doubling
+
 #: Of what stays float, or loses most, so much is named.
 _SHOWN_NAMES = 4
 
@@ -82,8 +84,9 @@ def _calibrated(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         within = f"within {100 * converge['fraction']:g} %"
         used = f"{converge['images']} of {converge['of']} images"
         yield "converge", f"{used} sufficed, {within}" if converge["converged"] else f"{used} did not suffice, {within}"
-    if curve := lines_from_curve(told):
-        yield "drift", curve[-1]
+    drift = told.get("drift") or {"points": []}
+    if last := last_doubling(drift["points"]):
+        yield "drift", _moved(last)
 
 
 def _weights(engine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

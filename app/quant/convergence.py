@@ -1,7 +1,7 @@
 """Whether more images still move the thresholds: the drift of amax from one doubling of the images to the next."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,17 +41,6 @@ class Convergence:
         told = {"drift": drift if math.isfinite(drift) else None, "tensor": tensor, "method": method}
         self.curve.append({"since": since, "images": observation.images} | told)
         return drift <= self.fraction
-
-
-def line_from_points(points: Sequence[Mapping[str, Any]]) -> str:
-    """Return one line on the points of one look, one a method or one in all."""
-    moves = (f"{share_from_drift(point['drift'])} ({point['method']}: {point['tensor'] or 'no tensor'})" for point in points)
-    return f"{points[0]['images']} images: since {points[0]['since']} amax moved at most {', '.join(moves)}"
-
-
-def share_from_drift(drift: float | None) -> str:
-    """Return a point's drift in percent."""
-    return "from zero" if drift is None else f"{100 * drift:.3g} %"
 
 
 def _largest_move(earlier: Table, later: Table) -> tuple[float, str | None, str]:

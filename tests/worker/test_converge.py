@@ -57,7 +57,7 @@ def test_what_came_after_the_last_doubling_is_told_apart(tmp_path: Path) -> None
     told: list[dict[str, Any]] = []
     observe(request_on(dataset, tmp_path / "out", method="minmax", converge=0.001), told.append)
     (line,) = [event["log"] for event in told if "doubling" in event.get("log", "")]
-    assert line.startswith("all 33 images were used: no doubling left every amax within 0.1 %; from 32 images on ")
+    assert line.startswith("all 33 images were used: no doubling left every amax within 0.1 %; from 16 to 32 images ")
 
 
 def test_few_images_prove_nothing(tmp_path: Path) -> None:

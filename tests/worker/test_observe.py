@@ -110,10 +110,11 @@ def test_the_log_tells_the_drift_at_every_look(tmp_path: Path, known: dict[str, 
 
 def test_drift_of_known_images_goes_on(tmp_path: Path, known: dict[str, Any]) -> None:
     dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:60]})
-    told = [{"images": 20}]
+    told = [{"since": 5, "images": 10}, {"since": 10, "images": 19}, {"since": 19, "images": 20}]
     request = merging(request_on(dataset, tmp_path / "scratch"), known | {"drift": {"points": told}}, tmp_path / "merged")
-    first, *points = observe(request, ignore)["drift"]["points"]
-    assert first == told[0]
+    *earlier, first, second, third, fourth = observe(request, ignore)["drift"]["points"]
+    assert earlier == told[:2]  # the last was no doubling, and newer ones came
+    points = [first, second, third, fourth]
     doublings = [(20, 31), (31, 60)]  # 30 is the half of all, and a pass takes 11
     expected = [(since, images, name) for since, images in doublings for name in METHODS]
     assert [(point["since"], point["images"], point["method"]) for point in points] == expected

@@ -1,13 +1,14 @@
 """Observe no more images than the thresholds need, and say how many sufficed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
 from app.inputs.batches import Batches
 from app.observers.observing import Observer
 from app.observers.until import observe_until
-from app.quant.convergence import Convergence, line_from_points, share_from_drift
+from app.quant.convergence import Convergence
+from app.quant.drift_points import last_doubling, line_from_points, share_from_drift
 from app.quant.observation import Observation
 from app.spec import DERIVED_METHODS, CalibrationSpec
 from app.worker.steps.drift import Drift, look_at
@@ -53,9 +54,12 @@ def observe_converging(
 
 
 def _line(facts: dict[str, Any]) -> str:
-    last = facts["curve"][-1] if facts["curve"] else None
-    moved = f"; from {last['since']} images on {last['tensor']} moved {share_from_drift(last['drift'])}" if last else ""
+    moved = "".join(_moved(point) for point in last_doubling(facts["curve"]))
     if facts["converged"]:
         return f"{facts['images']} of {facts['of']} images sufficed{moved}"
     within = share_from_drift(facts["fraction"])
     return f"all {facts['images']} images were used: no doubling left every amax within {within}{moved}"
+
+
+def _moved(point: Mapping[str, Any]) -> str:
+    return f"; from {point['since']} to {point['images']} images {point['tensor']} moved {share_from_drift(point['drift'])}"

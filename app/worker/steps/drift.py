@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from app.quant.convergence import Convergence, line_from_points
+from app.quant.convergence import Convergence
+from app.quant.drift_points import doublings, line_from_points
 from app.quant.observation import Observation, merge_observations
 from app.worker.steps.known_observation import KnownObservation
 
@@ -59,10 +60,14 @@ class Drift:
             self._report({"log": line_from_points(points)})
 
     def facts(self, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return {"percentile", "points": those of earlier facts, then one a look and method, as `Convergence` has them}."""
+        """Return {"percentile", "points": those of earlier facts, then one a look and method, as `Convergence` has them}.
+
+        Where newer points came, doublings alone are left of earlier ones, so that many small additions make no long curve.
+        """
         points = [point for convergence in self._watched for point in convergence.curve]
         known = earlier["points"] if earlier else []
-        return {"percentile": PERCENTILE, "points": known + sorted(points, key=lambda point: point["images"])}
+        newest = sorted(points, key=lambda point: point["images"])
+        return {"percentile": PERCENTILE, "points": (doublings(known) if newest else known) + newest}
 
 
 def look_at(drift: Drift | None, observations: Iterable[Observation]) -> None:
