@@ -136,6 +136,8 @@ def _changes(blobs: BlobStore, old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _change(name: str, old: Any, new: Any) -> str:
+    if name == "converge":
+        return f"converge changed: {_said_of_stop(old)} -> {_said_of_stop(new)}"
     if isinstance(old, dict) and isinstance(new, dict):
         return f"{name} changed: {', '.join(sorted(field for field in old | new if old.get(field) != new.get(field)))}"
     return f"{name.replace('_', ' ')} changed: {_said(old)} -> {_said(new)}"
@@ -143,6 +145,13 @@ def _change(name: str, old: Any, new: Any) -> str:
 
 def _said(value: Any) -> str:
     return "default" if value is None else str(value)
+
+
+def _said_of_stop(converge: dict[str, Any] | None) -> str:
+    if converge is None:
+        return "none"
+    percentile = f"{converge['percentile']:g}" if "percentile" in converge else ""
+    return f"{converge['fraction']:g} for {converge['method']} {percentile}".rstrip()
 
 
 def _dataset_change(blobs: BlobStore, old: str, new: str) -> str:

@@ -240,6 +240,20 @@ def test_converge_is_told_on_table_and_report(http: httpx.Client) -> None:
     assert "not_converged" in restless["warnings"]
 
 
+def test_reasons_say_an_early_stop_in_words(http: httpx.Client) -> None:
+    http.put("/v1/datasets/stopping", content=zip_of({path: FILES[path] for path in PATHS[300:340]}))
+    succeeded(run(http, spec_on("stopping", method="minmax", converge=0.9)))
+    asked = {"converge": 0.8, "method": "percentile", "percentile": 99.9}
+    reasons = [
+        http.post("/v1/tables/lookup", json={"model": "digits"} | spec_on("stopping", **calibration)).json()["reason"]
+        for calibration in (asked, {"method": "minmax"})
+    ]
+    assert reasons == [
+        "converge changed: 0.9 for minmax -> 0.8 for percentile 99.9",
+        "converge changed: 0.9 for minmax -> none",
+    ]
+
+
 def test_how_far_thresholds_moved_is_told_of_every_calibration(http: httpx.Client) -> None:
     name = "drifting"
     http.put(f"/v1/datasets/{name}", content=zip_of({path: FILES[path] for path in PATHS[100:164]}))
