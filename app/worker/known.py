@@ -14,7 +14,8 @@ from app.resolved import ResolvedJob
 from app.worker.files import read_packs
 
 #: Facts in which the two may differ. Where no image was skipped, the rule of what to do with bad ones changed nothing.
-_FREE = frozenset({"dataset", "listing", "bad_images"})
+#: An early stop that needed all images changed nothing either.
+_FREE = frozenset({"dataset", "listing", "bad_images", "converge"})
 #: A listing is read for each; of more candidates the largest are compared.
 _MOST_COMPARED = 4
 
@@ -38,7 +39,8 @@ def find_known(session: Session, blobs: BlobStore, job: ResolvedJob) -> Known | 
     """Return the observation that spares most of the job's images, of equals the newest; None where none can be merged.
 
     Bins of TensorRT's grid, a choice of images (max_images) and an early stop (converge) are functions of the whole
-    set, so these are observed from scratch; so is a set from which an image was removed or replaced.
+    set, so these are observed from scratch; so is a set from which an image was removed or replaced. What an early stop
+    saw that needed all of its images is known like any other.
     """
     facts = keys.observation_facts(job)
     if facts["grid"] != "mergeable" or facts["max_images"] is not None or facts["converge"] is not None:
@@ -63,8 +65,12 @@ def _known(row: ObservationRow, known: Mapping[Any, str], wanted: Mapping[Any, s
 def _is_like(row: ObservationRow, facts: Mapping[str, Any]) -> bool:
     names = (row.facts.keys() | facts.keys()) - _FREE
     # Of a model that computes something of several images together, parts are no part of the whole.
-    can_merge = not row.report["skipped"] and not row.report.get("mixed")
+    can_merge = not row.report["skipped"] and not row.report.get("mixed") and _is_whole(row.report.get("converge"))
     return can_merge and all(row.facts.get(name) == facts.get(name) for name in names)
+
+
+def _is_whole(converge: Mapping[str, Any] | None) -> bool:
+    return converge is None or converge["images"] == converge["of"]
 
 
 def _find_packs(blobs: BlobStore, listing: str) -> dict[tuple[str, str], str] | None:

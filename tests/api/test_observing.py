@@ -242,16 +242,37 @@ def test_converge_is_told_on_table_and_report(http: httpx.Client) -> None:
 
 def test_reasons_say_an_early_stop_in_words(http: httpx.Client) -> None:
     http.put("/v1/datasets/stopping", content=zip_of({path: FILES[path] for path in PATHS[300:340]}))
-    succeeded(run(http, spec_on("stopping", method="minmax", converge=0.9)))
+    apart = {"preprocess": {"scale": 0.0031}}  # no other test has observed so
+    succeeded(run(http, spec_on("stopping", method="minmax", converge=0.9) | apart))
     asked = {"converge": 0.8, "method": "percentile", "percentile": 99.9}
     reasons = [
-        http.post("/v1/tables/lookup", json={"model": "digits"} | spec_on("stopping", **calibration)).json()["reason"]
+        http.post("/v1/tables/lookup", json={"model": "digits"} | spec_on("stopping", **calibration) | apart).json()["reason"]
         for calibration in (asked, {"method": "minmax"})
     ]
     assert reasons == [
         "converge changed: 0.9 for minmax -> 0.8 for percentile 99.9",
         "converge changed: 0.9 for minmax -> none",
     ]
+
+
+@pytest.mark.parametrize(("fraction", "is_taken"), [(1e-9, True), (0.9, False)])
+def test_an_early_stop_that_needed_all_images_spares_their_observation(
+    http: httpx.Client, fraction: float, is_taken: bool
+) -> None:
+    name = f"needed-{is_taken}".lower()
+    paths = PATHS[340:383] if is_taken else PATHS[383:426]
+    http.put(f"/v1/datasets/{name}", content=zip_of({path: FILES[path] for path in paths[:40]}))
+    apart = {"preprocess": {"scale": 0.0032 if is_taken else 0.0033}}  # no other test has observed so
+    stopping = succeeded(run(http, spec_on(name, method="minmax", converge=fraction) | apart))
+    whole = succeeded(run(http, spec_on(name, method="minmax") | apart))
+    assert ("merging 40 known images with 0 added" in log_of(http, whole)) == is_taken
+    assert any("observing" in line for line in log_of(http, whole)) != is_taken
+    assert (digest_of(http, whole) == digest_of(http, stopping)) == is_taken
+    table = http.get(f"/v1/tables/{whole['table_id']}").json()
+    assert (table["images"], table["converge"], table["provenance"]["observation"]["converge"]) == (40, None, None)
+    http.patch(f"/v1/datasets/{name}", content=tar_of({path: FILES[path] for path in paths[40:]}))
+    more = succeeded(run(http, spec_on(name) | apart))
+    assert "merging 40 known images with 3 added" in log_of(http, more)
 
 
 def test_how_far_thresholds_moved_is_told_of_every_calibration(http: httpx.Client) -> None:

@@ -37,7 +37,7 @@ def _observe(run: Run, key: str) -> ObservationRow:
         run.say(known.told)
     row = ObservationRow(key=key, model_name=run.job.model.name, facts=keys.observation_facts(run.job))
     if known is not None and not known.added:
-        row.body, row.report = known.row.body, known.row.report | {"known": known.images}
+        row.body, row.report = known.row.body, known.row.report | {"known": known.images, "converge": None}
     else:
         request = _request(run, known) | {"out": str(run.folder / "observation")}
         shards = _count_shards(run, known)
