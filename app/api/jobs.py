@@ -13,7 +13,7 @@ from app.api.documents import job_document, report_document
 from app.api.paging import InPage, page_document
 from app.db import jobs, results
 from app.db.rows import JobRow, ReportRow
-from app.errors import NotFound
+from app.errors import ReportMissing
 from app.jobs.context import Service
 from app.jobs.submit import Submitted, cancel, submit
 from app.spec import JobSpec
@@ -97,8 +97,18 @@ def report_of_job(service: Service, job_id: str) -> dict[str, Any]:
         table = results.get_table(session, job.table_id) if job.table_id else None
         engine = results.get_engine(session, job.engine_id) if job.engine_id else None
     if report is None:
-        raise NotFound(kind="report", name=job_id)
+        raise _report_missing(job)
     return report_document(report.report, table, engine)
+
+
+def _report_missing(job: JobRow) -> ReportMissing:
+    reason = "it judged no engine" if job.state == "succeeded" else f"its state is {job.state}"
+    address, what = f"/v1/jobs/{job.id}", "how it goes"
+    if job.engine_id:
+        address, what = f"/v1/engines/{job.engine_id}/report", "its engine"
+    elif job.table_id:
+        address, what = f"/v1/tables/{job.table_id}", "its images and drift"
+    return ReportMissing(name=job.id, reason=reason, address=address, what=what)
 
 
 async def submit_and_wait(service: Service, spec: JobSpec, response: Response, wait: float) -> dict[str, Any]:

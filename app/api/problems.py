@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.errors import MethodNotAllowed, NotFound, Problem, RequestProblem, SpecProblem, Unauthenticated, printable
+from app.errors import AddressUnknown, MethodNotAllowed, Problem, RequestProblem, SpecProblem, Unauthenticated, printable
 
 log = structlog.get_logger()
 _RESERVED = frozenset({"type", "title", "status", "detail", "instance", "code"})
@@ -63,7 +63,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if isinstance(error.__cause__, Problem):
         return problem_response(error.__cause__)
     if error.status_code == 404:
-        return problem_response(NotFound(kind="resource", name=printable(request.url.path)))
+        return problem_response(AddressUnknown(name=printable(request.url.path)))
     if error.status_code == 405:
         return problem_response(MethodNotAllowed())
     return problem_response(RequestProblem(reason=str(error.detail)))

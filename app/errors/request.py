@@ -38,6 +38,14 @@ class NotFound(RequestProblem):
     slug = "not-found"
 
 
+class AddressUnknown(NotFound):
+    """There is nothing at {name}. GET /openapi.json lists the addresses that there are."""
+
+
+class ReportMissing(NotFound):
+    """Job {name} has no report: {reason}. GET {address} tells of {what}."""
+
+
 class Unauthenticated(RequestProblem):
     """Send a token of this server as `Authorization: Bearer TOKEN` (command line: ENGINESMITH_TOKEN)."""
 

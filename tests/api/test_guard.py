@@ -1,6 +1,7 @@
 """Who may come in, and how the server answers what it does not know."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.errors import Problem, all_problems
 from tests.api.test_uploads import assert_problem
 from tests.running import ROOT, RunningServer
 
@@ -37,6 +39,27 @@ def test_unknown_addresses_and_methods(http: httpx.Client) -> None:
     assert_problem(http.get("/v1/jobs/job_unknown"), 404, "not-found")
     assert_problem(http.get("/v1/tables/../../etc/passwd"), 404, "not-found")
     assert_problem(http.delete("/v1/models"), 405, "method-not-allowed")
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets", "jobs", "tables", "engines", "nothing"])
+def test_hints_name_addresses_that_exist(http: httpx.Client, kind: str) -> None:
+    detail = str(assert_problem(http.get(f"/v1/{kind}/x"), 404, "not-found")["detail"])
+    (address,) = re.findall(r"GET (/\S+)", detail)
+    assert http.get(address).status_code == 200
+
+
+def test_messages_name_addresses_that_exist(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    told = [
+        hint for problem in all_problems() for hint in re.findall(r"\b(GET|POST|PUT|PATCH) (/[\w/.{}]+)", _message(problem))
+    ]
+    assert len(told) > 5
+    known = {("GET", "/openapi.json"), ("GET", "/v1/{kind}s")}
+    assert not [hint for hint in told if hint not in known and hint[0].lower() not in paths.get(hint[1].rstrip("."), {})]
+
+
+def _message(problem: type[Problem]) -> str:
+    return " ".join((problem.__doc__ or "").split())
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,18 @@ def test_nan_activation_names_tensor_and_image(http: httpx.Client) -> None:
     assert "00000.png" in job["error"]["detail"]
 
 
+def test_a_job_without_a_report_says_where_else_to_look(http: httpx.Client) -> None:
+    job = succeeded(run(http, {"engine": None, "calibration": {"method": "minmax"}}))
+    detail = assert_problem(http.get(f"/v1/jobs/{job['id']}/report"), 404, "not-found")["detail"]
+    table = f"/v1/tables/{job['table_id']}"
+    assert detail == f"Job {job['id']} has no report: it judged no engine. GET {table} tells of its images and drift."
+    plain = succeeded(run(http, {"calibration": None, "engine": {"precision": "fp32"}}))
+    detail = assert_problem(http.get(f"/v1/jobs/{plain['id']}/report"), 404, "not-found")["detail"]
+    assert f"GET /v1/engines/{plain['engine_id']}/report tells" in str(detail)
+    for path in (table, f"/v1/engines/{plain['engine_id']}/report"):
+        assert http.get(path).status_code == 200
+
+
 def with_input_shape(*dimensions: str | int) -> bytes:
     """Return the digits CNN with other declared input dimensions."""
     model = onnx.load(MODEL)
