@@ -84,9 +84,10 @@ def bench_calibrate(wanted: Wanted, options: Options, say: Callable[[str], None]
     plain, ours: medians of {start_seconds, seconds, peak_bytes}; plain also its setting · ratio: ours / plain, of the
     images alone · ratio_with_start: with the loading of the model, ours with its preparation · memory_ratio: while observing ·
     prepare_memory_ratio: of the process that prepares a model once ·
-    search_milliseconds: {method: a tensor} · added_share: cost of 5 % more images / ours, with start ·
-    added_process_share: the same from a call to its answer, as a worker waits whose spare process is warm · others: {name:
-    {..., ratio, agreement} or {"failed": why}}. Raises Problem.
+    search_milliseconds: {method: a tensor} · added_images: a twentieth of the images; of fewer than 20 none are added, and
+    both shares are None · added_share: what these cost / ours, with start · added_process_share: the same from a call to its
+    answer, as a worker waits whose spare process is warm · others: {name: {..., ratio, agreement} or {"failed": why}}.
+    Raises Problem.
     """
     with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
         say(f"{wanted.name}: preparing")
@@ -100,13 +101,13 @@ def _measured(bench: Bench) -> dict[str, Any]:
     tried = [bench.measure("plain:plain", **setting) for setting in PLAIN_SETTINGS]
     best = min(range(len(tried)), key=lambda place: tried[place]["seconds"])
     rounds = [_turn(bench, PLAIN_SETTINGS[best]) for _ in range(bench.options.runs)]
-    plain, observed, added = (_median([one for part in parts for one in part]) for parts in zip(*rounds, strict=True))
+    plain, observed = (_median(each) for each in ([turn[0] for turn in rounds], [turn[1] for turn in rounds]))
     ours = _together(prepared, observed)
     search = bench.measure("ours:search", observation=str(bench.folder / "observation"))
     return {
         "net": bench.subject.name,
         "images": bench.subject.count,
-        "tensors": rounds[0][1][0]["tensors"],
+        "tensors": rounds[0][1]["tensors"],
         "runs": bench.options.runs,
         "plain": plain | PLAIN_SETTINGS[best],
         "ours": ours,
@@ -115,18 +116,29 @@ def _measured(bench: Bench) -> dict[str, Any]:
         "memory_ratio": ours["peak_bytes"] / plain["peak_bytes"],
         "prepare_memory_ratio": ours["prepare_peak_bytes"] / plain["peak_bytes"],
         "search_milliseconds": search["milliseconds"],
-        "added_share": _total(added) / _total(ours),
-        "added_process_share": added["process_seconds"] / (prepared["process_seconds"] + observed["process_seconds"]),
+        "added_images": _added_images(bench),
+        **_added_shares([each for turn in rounds for each in turn[2]], ours, prepared["process_seconds"]),
         "others": _others(bench, plain, search["amax"]),
     }
 
 
-def _turn(bench: Bench, setting: dict[str, Any]) -> tuple[list[dict[str, Any]], ...]:
+def _turn(bench: Bench, setting: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """Measure plain, ours and the addition of images in turns, so that a machine that slows down slows all."""
-    count = max(1, bench.subject.count // _ADDED_SHARE)
+    count = _added_images(bench)
     plain, observed = bench.measure("plain:plain", **setting), bench.observe("observation")
-    added = [bench.observe("added", count, known="observation") for _ in range(_ADDED_TIMES)]
-    return [plain], [observed], added
+    added = [bench.observe("added", count, known="observation") for _ in range(_ADDED_TIMES if count else 0)]
+    return plain, observed, added
+
+
+def _added_images(bench: Bench) -> int:
+    return bench.subject.count // _ADDED_SHARE
+
+
+def _added_shares(added: list[dict[str, Any]], ours: dict[str, float], prepare_seconds: float) -> dict[str, float | None]:
+    if not added:
+        return {"added_share": None, "added_process_share": None}
+    took, whole = _median(added), prepare_seconds + ours["process_seconds"]
+    return {"added_share": _total(took) / _total(ours), "added_process_share": took["process_seconds"] / whole}
 
 
 def _others(bench: Bench, plain: dict[str, Any], amax: dict[str, float]) -> dict[str, Any]:

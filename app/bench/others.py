@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
 
 from app.bench.meter import Meter
-from app.bench.subject import Subject
+from app.bench.subject import Subject, fill_batch
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -41,8 +41,8 @@ def ort_entropy(request: dict[str, Any], _report: Report) -> dict[str, Any]:
             extra_options=options,
         )
         meter.started()
-        feeds = _feeds(subject)
-        while some := list(islice(feeds, _IMAGES_A_CALL)):
+        waiting = feeds(subject)
+        while some := list(islice(waiting, _IMAGES_A_CALL)):
             calibrator.collect_data(_Reader(some))
         ranges = calibrator.compute_data().data
     amax = {name: float(np.max(np.abs(np.asarray(data.range_value, np.float64)))) for name, data in ranges.items()}
@@ -96,15 +96,15 @@ def amax_from_qdq(model: onnx.ModelProto) -> dict[str, float]:
     return amax
 
 
-def _feeds(subject: Subject) -> Iterator[dict[str, np.ndarray]]:
+def feeds(subject: Subject) -> Iterator[dict[str, np.ndarray]]:
+    """Yield all images by the input's name, one at a time, or as many as a fixed batch takes; the last one is filled."""
     model = onnx.load(subject.model, load_external_data=False)
     constants = {tensor.name for tensor in model.graph.initializer}
     given = next(value for value in model.graph.input if value.name not in constants)  # old models list weights as inputs
     dimension = given.type.tensor_type.shape.dim[0]
     size = dimension.dim_value if dimension.HasField("dim_value") else 1
     for batch in subject.batches(size):
-        if len(batch) == size:
-            yield {given.name: batch}
+        yield {given.name: fill_batch(batch, size)}
 
 
 class _Reader(CalibrationDataReader):

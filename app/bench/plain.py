@@ -6,11 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
 from app.bench.meter import Meter
-from app.bench.subject import Subject
+from app.bench.subject import Subject, fill_batch
 from app.observers.lanes import take_threads
 from app.observers.warm import warm_runtime
 
@@ -45,9 +44,8 @@ def _run_all(session: ort.InferenceSession, subject: Subject, batch: int, pool: 
     running: deque[Future[Any]] = deque()
     is_fixed = isinstance(session.get_inputs()[0].shape[0], int)
     for images in subject.batches(batch):
-        if is_fixed and len(images) < batch:  # filled up, as ours is
-            images = np.concatenate((images, np.repeat(images[-1:], batch - len(images), axis=0)))
-        running.append(pool.submit(session.run, None, {name: images}))
+        given = fill_batch(images, batch) if is_fixed else images
+        running.append(pool.submit(session.run, None, {name: given}))
         if len(running) > ahead:
             running.popleft().result()
     for future in running:

@@ -1,5 +1,8 @@
 """Prepare the nets of the benchmark: the packaged digits, files of the user, a ResNet-50 with random weights."""
 
+import asyncio
+import json
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +14,8 @@ import onnx
 
 from app.bench.resnet50 import make_resnet50
 from app.bench.subject import Subject
-from app.errors import DatasetEmpty
+from app.child.parent import ChildCall, run_child
+from app.errors import DatasetEmpty, FolderEmpty, ImageCorrupt, ImageProblem
 from app.inputs.archive import find_kind
 from app.inputs.headers import begins_like_image
 from app.inputs.images import decode_image
@@ -23,11 +27,12 @@ from app.spec import PreprocessSpec
 
 DIGITS = Path(__file__).parent.parent / "client" / "digits"
 _LIMITS = InputLimits()
+_UNPACK_SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A net by name: its model (None: ResNet-50), its images (a folder or zip; None: noise), how many to run (None: all).
+    """A net by name: its model (None: ResNet-50), its images (a folder or archive; None: noise), how many to run (None: all).
 
     `preprocess.size` is needed where the model's input does not say it.
     """
@@ -58,8 +63,12 @@ def prepare(wanted: Wanted, folder: Path) -> Subject:
         arrays = _decoded(wanted.images, spec) if wanted.images else _noise(spec)
         shapes = [_write(array, out) for array in arrays]
     if not shapes:
-        raise DatasetEmpty(ignored=f" (no image is in {wanted.images})")
+        raise _empty(wanted.images)
     return Subject(wanted.name, str(path), str(images), shapes[0], wanted.count or len(shapes))
+
+
+def _empty(images: Path | None) -> DatasetEmpty:
+    return FolderEmpty(folder=images) if images and images.is_dir() else DatasetEmpty(ignored=f" (no image is in {images})")
 
 
 def _write(array: np.ndarray, out: Any) -> tuple[int, ...]:
@@ -102,11 +111,18 @@ def _as_uploaded(model: Path, folder: Path) -> Path:
 def _decoded(source: Path, spec: PreprocessSpec) -> Iterator[np.ndarray]:
     for name, content in _files(source):
         if begins_like_image(content[:12]):
-            yield decode_image(content, spec, _LIMITS, name)
+            yield _decode(content, spec, name)
+
+
+def _decode(content: bytes, spec: PreprocessSpec, name: str) -> np.ndarray:
+    try:
+        return decode_image(content, spec, _LIMITS, name)
+    except ImageCorrupt as problem:  # what that advises is for jobs
+        raise ImageProblem(image=problem.facts["names"][0], reason="it cannot be decoded; leave it out") from problem
 
 
 def image_names(source: Path) -> list[str]:
-    """Return the names of the images of a folder or zip, in the order in which `prepare` decodes them."""
+    """Return the names of the images of a folder or archive, in the order in which `prepare` decodes them."""
     return [name for name, content in _files(source) if begins_like_image(content[:12])]
 
 
@@ -115,9 +131,31 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
         for path in sorted(path for path in source.rglob("*") if path.is_file()):
             yield path.relative_to(source).as_posix(), path.read_bytes()
         return
+    if is_tar(source):
+        yield from _unpacked(source)
+        return
     with zipfile.ZipFile(source) as archive:
         for name in sorted(archive.namelist()):
             yield name, archive.read(name)
+
+
+def is_tar(path: Path) -> bool:
+    """Tell whether a file begins like a tar, tar.gz or tar.zst."""
+    with path.open("rb") as file:
+        return find_kind(file.read(512)) in ("tar", "gzip", "zstd")
+
+
+def _unpacked(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the images of an archive by name, read in a process of its own as uploads are."""
+    with tempfile.TemporaryDirectory(prefix="enginesmith-bench-") as folder:
+        pack, listing = Path(folder, "pack"), Path(folder, "listing")
+        request = {"archive": str(archive.resolve()), "pack": str(pack), "listing": str(listing)}
+        limits = {"limits": _LIMITS.model_dump(mode="json")}
+        asyncio.run(run_child(ChildCall("app.inputs.dataset:unpack_dataset", request | limits, "bench", _UNPACK_SECONDS)))
+        with pack.open("rb") as packed:
+            for entry in json.loads(listing.read_text(encoding="utf-8"))["files"]:
+                packed.seek(entry["offset"])
+                yield entry["path"], packed.read(entry["size"])
 
 
 def _noise(spec: PreprocessSpec) -> Iterator[np.ndarray]:

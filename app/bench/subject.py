@@ -11,6 +11,13 @@ import numpy.typing as npt
 Batch = npt.NDArray[np.float32]
 
 
+def fill_batch(batch: Batch, size: int) -> Batch:
+    """Return float32[size, ...]: where images lack the last one again, as our observer fills its last pass."""
+    if len(batch) == size:
+        return batch
+    return np.concatenate((batch, np.repeat(batch[-1:], size - len(batch), axis=0)))
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model and `count` images: those of the file `images`, float32 of `shape` each, over and over."""

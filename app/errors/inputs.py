@@ -70,6 +70,12 @@ class DatasetEmpty(ArchiveProblem):
     slug = "dataset-empty"
 
 
+class FolderEmpty(DatasetEmpty):
+    """The folder {folder} holds no image. It takes JPEG, PNG, BMP, GIF, TIFF or WebP files."""
+
+    slug = "folder-empty"
+
+
 class LabelsInvalid(ArchiveProblem):
     """labels.txt does not fit the folders: {reason}. It has one class name a line, for every folder that holds images."""
 

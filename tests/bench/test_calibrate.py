@@ -1,6 +1,7 @@
 """The benchmark's measurements on few images: that they work, not what they say."""
 
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from onnx import helper
 
 from app.bench.agreement import compare_amax
-from app.bench.others import amax_from_qdq, ort_entropy
+from app.bench.others import amax_from_qdq, feeds, ort_entropy
 from app.bench.prepare import Wanted, default_nets, prepare
 from app.bench.resnet50 import make_resnet50
 from app.client.cli import run_command
@@ -106,7 +107,45 @@ def test_images_are_a_folder_or_a_zip(tmp_path: Path, kept_bytes: int, capsys: p
     (tmp_path / "broken.zip").write_bytes(IMAGES.read_bytes()[:kept_bytes])
     arguments = ["bench", "calibrate", "--model", str(DIGITS_MODEL), "--images", str(tmp_path / "broken.zip"), "--runs", "1"]
     assert run_command(arguments) == 2
-    assert "no folder and no zip of images" in capsys.readouterr().err
+    assert "no folder and no zip or tar of images" in capsys.readouterr().err
+
+
+def test_images_may_be_a_tar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "digits.tar.gz"
+    with zipfile.ZipFile(IMAGES) as packed, tarfile.open(path, "w:gz") as archive:
+        for name in reversed(packed.namelist()):
+            member = tarfile.TarInfo(name)
+            member.size = packed.getinfo(name).file_size
+            archive.addfile(member, packed.open(name))
+    subject = prepare(Wanted("digits", DIGITS_MODEL, path), tmp_path / "subject")
+    assert np.array_equal(np.concatenate(list(subject.batches(100))), read_digits())
+    path.write_bytes(path.read_bytes()[:3000])
+    assert run_command(["bench", "calibrate", "--model", str(DIGITS_MODEL), "--images", str(path)]) == 2
+    assert "its compressed bytes are cut off" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(IMAGES) as archive:
+        (tmp_path / "cut.png").write_bytes(archive.read("00000.png")[:100])
+    assert run_command(["bench", "calibrate", "--model", str(DIGITS_MODEL), "--images", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "cut.png" in said
+    assert "on_bad_image" not in said
+
+
+def test_a_folder_without_images_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["bench", "calibrate", "--model", str(DIGITS_MODEL), "--images", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"The folder {tmp_path}" in said
+    assert "archive" not in said
+
+
+@pytest.mark.parametrize(("count", "told"), [(39, "2.56 % more images cost"), (19, None)])
+def test_the_addition_is_told_as_large_as_it_was(count: int, told: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "calibrate", "--model", str(DIGITS_MODEL), "--images", str(IMAGES), "--count", str(count)]
+    assert run_command([*arguments, "--runs", "1", "--no-others"]) == 0
+    said = capsys.readouterr().out
+    assert told in said if told else "more images" not in said
 
 
 def test_a_zip_with_a_damaged_picture_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +164,16 @@ def test_onnxruntimes_calibrator_is_fed(tmp_path: Path) -> None:
     assert DIGITS_MODEL.read_bytes() == before
     assert 0 < measured["amax"]["input"] <= 1
     assert measured["tensors"] == len(measured["amax"]) > 9
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_onnxruntimes_calibrator_is_fed_all_images_of_a_fixed_batch(tmp_path: Path, count: int) -> None:
+    path = save_net(tmp_path, [helper.make_node("Relu", ["x"], ["y"])], {}, "y", (2, 1, 28, 28))
+    subject = prepare(Wanted("fixed", path, IMAGES, count), tmp_path / "subject")
+    fed = np.concatenate([feed["x"] for feed in feeds(subject)])
+    images = np.concatenate(list(subject.batches(count)))
+    assert np.array_equal(fed, np.concatenate((images, images[-1:])))  # filled up as the plain pass is
+    assert 0 < ort_entropy({"subject": subject.to_json()}, lambda _: None)["amax"]["x"] <= 1
 
 
 def test_onnxruntimes_calibrator_is_fed_where_weights_are_inputs(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Nets:
     model: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="ONNX model; default the built-in nets.")] = (
         None
     )
-    images: Annotated[Path | None, typer.Option(exists=True, help="Folder or zip of images; default noise.")] = None
+    images: Annotated[Path | None, typer.Option(exists=True, help="Folder, zip or tar of images; default noise.")] = None
     count: Annotated[int | None, typer.Option(min=1, help="How many images, over and over; default each once.")] = None
     preprocess: Annotated[
         str | None, typer.Option(help="Preset name or JSON as in a JobSpec, such as '{\"size\": [320, 320]}' for any size.")
@@ -72,14 +72,14 @@ def calibrate(
 
 
 def _wanted(nets: Nets) -> list[Any]:
-    from app.bench.prepare import Wanted, default_nets  # loads the runtimes
+    from app.bench.prepare import Wanted, default_nets, is_tar  # loads the runtimes
 
     if nets.model is None:
         for option, value in (("--images", nets.images), ("--preprocess", nets.preprocess)):
             if value is not None:
                 raise typer.BadParameter(f"{option} needs --model")
         return default_nets(nets.assets)
-    if nets.images is not None and not nets.images.is_dir():
+    if nets.images is not None and not nets.images.is_dir() and not is_tar(nets.images):
         _check_zip(nets.images)
     count = nets.count or (None if nets.images else 64)
     return [Wanted(nets.model.stem, nets.model, nets.images, count, preprocess_spec_from_text(nets.preprocess))]
@@ -90,7 +90,7 @@ def _check_zip(path: Path) -> None:
         with ZipFile(path) as archive:
             damaged = archive.testzip()
     except BadZipFile:
-        raise typer.BadParameter(f"{path} is no folder and no zip of images", param_hint="--images") from None
+        raise typer.BadParameter(f"{path} is no folder and no zip or tar of images", param_hint="--images") from None
     except (EOFError, NotImplementedError, RuntimeError, zlib.error) as error:  # RuntimeError: it is encrypted
         raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--images") from error
     if damaged is not None:
@@ -145,8 +145,11 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     methods = ", ".join(f"{method} {value:.2f}" for method, value in took.items())
     yield ""
     yield f"{document['net']}: threshold search {sum(took.values()):.2f} ms a tensor for all methods ({methods});"
-    shares = (100 * document[name] for name in ("added_share", "added_process_share"))
-    yield "  5 % more images cost {:.1f} % of a calibration from scratch, {:.1f} % as a worker waits;".format(*shares)
+    if document["added_images"]:
+        more = 100 * document["added_images"] / document["images"]
+        shares = (100 * document[name] for name in ("added_share", "added_process_share"))
+        told = "  {:.3g} % more images cost {:.1f} % of a calibration from scratch, {:.1f} % as a worker waits;"
+        yield told.format(more, *shares)
     yield f"  preparing the model, once, peaked at {document['prepare_memory_ratio']:.2f} x plain"
 
 

@@ -22,7 +22,7 @@ class EngineNet:
     """Of what engines are built, and where its scales come from."""
 
     model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="ONNX model.")]
-    images: Annotated[Path | None, typer.Option(exists=True, help="Folder or zip to calibrate on; default noise.")] = None
+    images: Annotated[Path | None, typer.Option(exists=True, help="Folder, zip or tar to calibrate on; default noise.")] = None
     cache: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="TensorRT's cache of it; default min-max on the images.")
     ] = None

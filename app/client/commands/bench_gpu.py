@@ -23,7 +23,7 @@ class GpuNet:
     model: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="ONNX model; default a thin ResNet-50.")] = (
         None
     )
-    images: Annotated[Path | None, typer.Option(exists=True, help="Folder or zip of images; default noise.")] = None
+    images: Annotated[Path | None, typer.Option(exists=True, help="Folder, zip or tar of images; default noise.")] = None
     count: Annotated[int, typer.Option(min=1, help="How many images, over and over.")] = 128
     size: Annotated[
         tuple[int, int] | None, typer.Option(help="Height and width, where the model's input leaves them open.")
