@@ -10,7 +10,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.errors import AddressUnknown, MethodNotAllowed, Problem, RequestProblem, SpecProblem, Unauthenticated, printable
+from app.errors import (
+    AddressUnknown,
+    MethodNotAllowed,
+    Problem,
+    QueryProblem,
+    RequestProblem,
+    SpecProblem,
+    Unauthenticated,
+    printable,
+)
 
 log = structlog.get_logger()
 _RESERVED = frozenset({"type", "title", "status", "detail", "instance", "code"})
@@ -55,7 +64,8 @@ async def _on_validation(_request: Request, error: Exception) -> Response:
     if any(found["type"] == "json_invalid" for found in error.errors()):
         return problem_response(RequestProblem(reason="the body is not JSON"))
     reasons = [f"{'.'.join(str(part) for part in found['loc'][1:])}: {found['msg']}" for found in error.errors()]
-    return problem_response(SpecProblem(reason="; ".join(reasons[:8])))
+    kind = QueryProblem if all(found["loc"][0] == "query" for found in error.errors()) else SpecProblem
+    return problem_response(kind(reason="; ".join(reasons[:8])))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

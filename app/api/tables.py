@@ -46,6 +46,14 @@ class ImportQuery(Frozen):
     wait: float = Field(default=60, ge=0, le=60)
 
 
+class ExportQuery(Frozen):
+    """What `/export` is asked: the form, and of TRT cache text the header."""
+
+    format: Literal["trt", "json", "ort"] = "trt"
+    trt_version: str | None = Field(default=None, max_length=20)
+    algorithm: str | None = Field(default=None, max_length=64)
+
+
 class QuantizeQuery(Frozen):
     """What `/qdq` is asked: the fields of a QuantizeSpec that a table does not decide."""
 
@@ -117,26 +125,21 @@ def get_table(table_id: str, service: InService, full: bool = False) -> dict[str
 
 
 @router.get("/{table_id}/export")
-async def export(
-    table_id: str,
-    context: InContext,
-    format: Literal["trt", "json", "ort"] = "trt",  # noqa: A002 (the name in the HTTP interface)
-    trt_version: Annotated[str | None, Query(max_length=20)] = None,
-    algorithm: Annotated[str | None, Query(max_length=64)] = None,
-) -> Response:
+async def export(table_id: str, context: InContext, wanted: Annotated[ExportQuery, Query()]) -> Response:
     """Return the table as TRT cache text (which Polygraphy reads too), as JSON, or as ONNX Runtime's flatbuffers.
 
-    TRT cache text is headed 10.6.0 and EntropyCalibration2 unless asked otherwise; what TensorRT's own calibrator wrote
-    comes as it is unless another header is asked for.
+    TRT cache text is headed 10.6.0 and EntropyCalibration2 unless asked otherwise, whatever the method: TensorRT's
+    calibrator that reads it takes its own algorithm alone. What TensorRT's own calibrator wrote comes as it is unless
+    another header is asked for.
     """
     row = await asyncio.to_thread(find_table, context.service, table_id)
-    if format == "json":
+    if wanted.format == "json":
         body = await asyncio.to_thread(own_json, context, row)
         return bytes_response(body, "application/json", f"{row.id}.json")
-    if format == "ort":
+    if wanted.format == "ort":
         body = await asyncio.to_thread(ort_table, context, row)
         return bytes_response(body, "application/octet-stream", "calibration.flatbuffers")
-    text = await trt_cache(context, row, Header(trt_version, algorithm))
+    text = await trt_cache(context, row, Header(wanted.trt_version, wanted.algorithm))
     return bytes_response(text, "text/plain; charset=utf-8", f"{row.id}.cache")
 
 

@@ -64,8 +64,7 @@ def _bounded(fact: Any) -> Any:
 
 def problem_from_json(value: dict[str, Any]) -> Problem:
     """Return the problem that a child reported; an unknown slug becomes the root with the child's words."""
-    kinds = {kind.slug: kind for kind in all_problems()}
-    kind = kinds.get(value["slug"])
+    kind = next((kind for kind in all_problems() if kind.slug == value["slug"]), None)
     return kind(**value["facts"]) if kind else Problem(reason=value["detail"])
 
 

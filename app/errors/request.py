@@ -17,6 +17,10 @@ class SpecProblem(RequestProblem):
     slug = "invalid-spec"
 
 
+class QueryProblem(SpecProblem):
+    """The query is not valid: {reason}. GET /openapi.json describes the parameters of every address."""
+
+
 class UnsupportedOption(RequestProblem):
     """{option} is not available: {reason}"""
 

@@ -11,8 +11,8 @@ from app.errors import ModelTensorNameUnsafe, TableProblem, UnsupportedOption
 from app.quant.table import check_scale
 from app.quant.table_lines import check_line, lines_from_text
 
-#: Names that TensorRT writes in its own caches; the quantile and legacy variants are read as well.
-ALGORITHMS = ("EntropyCalibration", "EntropyCalibration2", "MinMaxCalibration", "LegacyCalibration")
+#: What a cache that we write may be headed with: TensorRT's calibrators, those of old versions among them.
+ALGORITHMS = ("EntropyCalibration", "EntropyCalibration2", "MinMaxCalibration", "LegacyCalibration", "QuantileCalibration")
 
 _HEADER_IS = "TRT-<version>-<algorithm>, such as TRT-100600-EntropyCalibration2, nor `name value` as in ONNX Runtime's cache"
 _LOST_LINES = "; were its line ends lost? curl needs --data-binary @FILE, not -d"
@@ -46,8 +46,8 @@ def format_trt_cache(
     Raises TableScaleInvalid for a scale that is not a finite number above zero, ModelTensorNameUnsafe for a name that
     would break the lines, UnsupportedOption for a version or algorithm that cannot stand in the header.
     """
-    if not re.fullmatch(r"[A-Za-z0-9]{1,40}", algorithm):
-        raise UnsupportedOption(option="algorithm", reason="it is letters and digits, such as EntropyCalibration2")
+    if algorithm not in ALGORITHMS:
+        raise UnsupportedOption(option=f"algorithm {algorithm!r}", reason=f"it is one of {', '.join(ALGORITHMS)}")
     lines = [f"TRT-{format_trt_version(version)}-{algorithm}"]
     lines += [f"{_safe_name(name)}: {_hex_from_scale(name, scale)}" for name, scale in scales.items()]
     return "\n".join(lines) + "\n"

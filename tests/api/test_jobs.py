@@ -320,6 +320,23 @@ def test_nan_activation_names_tensor_and_image(http: httpx.Client) -> None:
     assert "00000.png" in job["error"]["detail"]
 
 
+@pytest.mark.parametrize("form", ["export", "qdq", "qdq/report"])
+def test_what_no_table_is_asked_for_is_refused(http: httpx.Client, form: str) -> None:
+    job = succeeded(run(http, {"engine": None, "calibration": {"method": "minmax"}}))
+    refused = http.get(f"/v1/tables/{job['table_id']}/{form}", params={"bogus": 1})
+    detail = assert_problem(refused, 422, "invalid-spec")["detail"]
+    assert str(detail).startswith("The query is not valid: bogus: ")
+
+
+def test_an_export_is_headed_as_one_of_tensorrts_calibrators(http: httpx.Client) -> None:
+    job = succeeded(run(http, {"engine": None, "calibration": {"method": "minmax"}}))
+    place = f"/v1/tables/{job['table_id']}/export"
+    refused = assert_problem(http.get(place, params={"algorithm": "Foo"}), 422, "unsupported-option")
+    assert "MinMaxCalibration, LegacyCalibration" in str(refused["detail"])
+    for params, algorithm in (({}, "EntropyCalibration2"), ({"algorithm": "MinMaxCalibration"}, "MinMaxCalibration")):
+        assert http.get(place, params=params).text.startswith(f"TRT-100600-{algorithm}\n")
+
+
 def test_a_job_without_a_report_says_where_else_to_look(http: httpx.Client) -> None:
     job = succeeded(run(http, {"engine": None, "calibration": {"method": "minmax"}}))
     detail = assert_problem(http.get(f"/v1/jobs/{job['id']}/report"), 404, "not-found")["detail"]

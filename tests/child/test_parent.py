@@ -17,7 +17,17 @@ import pytest
 from app.child import main as child_main
 from app.child.parent import ChildCall, run_child
 from app.child.process import end_group
-from app.errors import ModelInspectionLimit, ModelUnsupportedOp, Problem, StepTimeout, WorkerCrashed, WorkerOom, WorkerProblem
+from app.errors import (
+    ModelInspectionLimit,
+    ModelUnsupportedOp,
+    Problem,
+    SpecProblem,
+    StepTimeout,
+    WorkerCrashed,
+    WorkerOom,
+    WorkerProblem,
+    problem_from_json,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -199,3 +209,8 @@ def test_packages_that_the_parent_finds_are_found_by_the_child(tmp_path: Path, m
     path = call("path", folder=tmp_path / "work")["path"]
     assert str(tmp_path / "site") in path
     assert not {"", ".", "site", str(tmp_path / "work")} & set(path)  # a job's folder holds files that users name
+
+
+def test_a_problem_comes_back_as_the_class_that_others_are_kinds_of() -> None:
+    back = problem_from_json(SpecProblem(reason="x").to_json())
+    assert (type(back), back.detail) == (SpecProblem, SpecProblem(reason="x").detail)

@@ -45,9 +45,10 @@ def test_bad_versions(version):
         format_trt_cache({}, version)
 
 
-def test_bad_algorithm():
-    with pytest.raises(UnsupportedOption):
-        format_trt_cache({}, "10.6.0", "Entropy\nx: 3f800000")
+@pytest.mark.parametrize("algorithm", ["Entropy\nx: 3f800000", "Foo", "", "entropycalibration2"])
+def test_bad_algorithm(algorithm):
+    with pytest.raises(UnsupportedOption, match="EntropyCalibration, EntropyCalibration2, MinMaxCalibration"):
+        format_trt_cache({}, "10.6.0", algorithm)
 
 
 def test_the_name_ends_at_the_last_colon_and_crlf_is_taken():

@@ -29,7 +29,9 @@ class ExportOptions:
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it there, not to stdout.")] = None
     form: Annotated[Format, typer.Option("--format", help="trt is TensorRT's cache text.")] = "trt"
     trt_version: Annotated[str, typer.Option(help="Version in the cache's header; TensorRT accepts newer ones.")] = "10.6.0"
-    algorithm: Annotated[str, typer.Option(help="Must be the calibrator's that reads it.")] = "EntropyCalibration2"
+    algorithm: Annotated[
+        str, typer.Option(help="The calibrator's that reads it: MinMaxCalibration for IInt8MinMaxCalibrator.")
+    ] = "EntropyCalibration2"
 
 
 @dataclass(frozen=True)
