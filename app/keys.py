@@ -23,7 +23,7 @@ TUNER_VERSION = 2
 EXCLUDER_VERSION = 4
 #: Of the cache text that an implicit build is given.
 EXPORTER_VERSION = 3
-EQUALIZER = "cross-layer/1"
+EQUALIZER = "cross-layer/2"
 
 #: Bias correction and weight rounding look at so many of the calibration images.
 TUNE_IMAGES = 64

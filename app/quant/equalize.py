@@ -5,6 +5,12 @@ Source: Nagel, van Baalen, Blankevoort, Welling: Data-Free Quantization Through 
 r1 and r2 are its largest weights in the two. What lies between must be positively homogeneous: f(s x) = s f(x). Here
 every s is the nearest power of two, so that no weight and no product is rounded anew: in float the model computes the
 very same outputs. The activations between have other ranges, so they are to be observed on the equalized model.
+
+The first's biases are divided as well, and that is where this leaves the paper. A channel of small weights may be far from
+small by its bias: what a BatchNorm of tiny gamma leaves is a constant. Told by its weights alone it would be multiplied, and
+one amax holds for all channels of the activation. The paper's remedy (section 4.1.3, high biases) is not exact. So r1 of a
+channel is the larger of its weights and its bias, each as a share of the layer's largest: which of the two matters hangs on
+what the layer reads, and that is not known here. No channel then becomes larger than the largest one.
 """
 
 from dataclasses import dataclass
@@ -20,6 +26,7 @@ from app.quant.simplify import remove_unused
 
 #: Chains settle from both ends towards the middle; a pair that is like already does not move.
 _MOST_SWEEPS = 20
+#: A channel is moved by 2^16 at most, of all sweeps together.
 _MOST_EXPONENT = 16
 
 
@@ -38,6 +45,11 @@ class _Conv:
 
     def output_amax(self) -> np.ndarray:
         return channel_amax(self.weight, 0)
+
+    def output_range(self) -> np.ndarray:
+        weights = self.output_amax()
+        biases = np.zeros(weights.size) if self.bias is None else np.abs(self.bias).astype(np.float64)
+        return np.maximum(weights, biases * (weights.max(initial=0.0) / (biases.max(initial=0.0) or 1.0)))
 
     def input_amax(self) -> np.ndarray:
         grouped = self._by_group()
@@ -59,11 +71,12 @@ class _Conv:
         return self.weight.reshape(self.group, outputs // self.group, inputs, -1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Pair:
     first: _Conv
     second: _Conv
     ratio: float | None
+    moved: np.ndarray  # int32[channels]: by which power of two so far
 
 
 def equalize_model(model: onnx.ModelProto) -> list[dict[str, Any]]:
@@ -84,16 +97,22 @@ def equalize_model(model: onnx.ModelProto) -> list[dict[str, Any]]:
 
 
 def _equalize(pair: _Pair) -> bool:
-    before, after = pair.first.output_amax(), pair.second.input_amax()
-    live = (before > 0) & (after > 0)
-    logs = np.zeros(before.size)
-    np.log2(np.divide(before, after, out=np.ones(before.size), where=live), out=logs, where=live)
-    exponents = np.clip(np.rint(logs / 2), -_MOST_EXPONENT, _MOST_EXPONENT).astype(np.int32)
+    exponents = _wanted_exponents(pair)
     if not exponents.any():
         return False
+    pair.moved += exponents
     pair.first.divide_outputs(exponents)
     pair.second.multiply_inputs(exponents)
     return True
+
+
+def _wanted_exponents(pair: _Pair) -> np.ndarray:
+    before, after = pair.first.output_range(), pair.second.input_amax()
+    live = (pair.first.output_amax() > 0) & (after > 0)
+    logs = np.zeros(before.size)
+    np.log2(np.divide(before, after, out=np.ones(before.size), where=live), out=logs, where=live)
+    wanted = np.rint(logs / 2).astype(np.int32)
+    return np.clip(wanted, -_MOST_EXPONENT - pair.moved, _MOST_EXPONENT - pair.moved)
 
 
 def _find_pairs(index: Index, graph: onnx.GraphProto) -> list[_Pair]:
@@ -103,7 +122,8 @@ def _find_pairs(index: Index, graph: onnx.GraphProto) -> list[_Pair]:
         reader = _next_convolution(first.node, index)
         second = convs.get(reader.output[0]) if reader is not None else None
         if second is not None and second.weight.shape[1] * second.group == first.weight.shape[0]:
-            pairs.append(_Pair(first, second, spread_of(first.output_amax())))
+            channels = first.weight.shape[0]
+            pairs.append(_Pair(first, second, spread_of(first.output_amax()), np.zeros(channels, np.int32)))
     return pairs
 
 

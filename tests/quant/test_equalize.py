@@ -55,12 +55,15 @@ def test_outputs_stay_what_they_are_bit_for_bit(between: str) -> None:
     assert any(name.name.endswith("_equalized") for name in changed.graph.initializer)
 
 
-def test_ranges_of_the_two_weights_become_alike() -> None:
+def test_ranges_of_the_two_layers_become_alike() -> None:
     changed, rows = equalized(uneven_net())
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in changed.graph.initializer}
-    weights = {node.name: arrays[node.input[1]] for node in changed.graph.node if node.op_type == "Conv"}
-    first = np.abs(weights["wide_node"]).max(axis=(1, 2, 3))
-    second = np.abs(weights["deep_node"]).max(axis=(1, 2, 3))
+    convs = {
+        node.name: [np.abs(arrays[name]) for name in node.input[1:]] for node in changed.graph.node if node.op_type == "Conv"
+    }
+    weight, bias = convs["wide_node"][0].max(axis=(1, 2, 3)), convs["wide_node"][1]
+    first = np.maximum(weight, bias * weight.max() / bias.max())
+    second = convs["deep_node"][0].max(axis=(1, 2, 3))
     assert np.all(np.abs(np.log2(first / second)) <= 1.0 + 1e-6)
     assert rows[0]["ratio_before"] > 10 * rows[0]["ratio_after"]  # type: ignore[operator]
 
@@ -77,6 +80,40 @@ def test_int8_gets_better() -> None:
     plain = error_of(model, model, QuantizeSpec())
     better = error_of(model, equalized(model)[0], QuantizeSpec(equalize=True))
     assert better < plain / 4
+
+
+def net_with_a_constant_channel(share: float) -> onnx.ModelProto:
+    """Conv, depthwise Conv, Conv; of the first one channel has small weights and a bias as large as the others'."""
+    net = Net(["N", 3, 16, 16])
+    weight = net.random.normal(size=(16, 3, 3, 3))
+    weight[3] *= share
+    first = net.node("Conv", ["input", net.constant("w", weight), net.constant("b", np.full(16, 0.5))], "first")
+    deep = net.conv(net.node("Relu", [first], "first_out"), "deep", 1, 16, group=16)
+    net.conv(net.node("Relu", [deep], "deep_out"), "output", 16, 16, 1)
+    return net.model({"output": ["N", 16, 16, 16]})
+
+
+@pytest.mark.parametrize("share", [1e-3, 1e-6, 1e-20, 1e-42])
+def test_a_channel_that_is_a_constant_does_not_grow_past_the_others(share: float) -> None:
+    model = net_with_a_constant_channel(share)
+    changed, _ = equalized(model)
+    batch = images(model)
+    before, after = (run(each, batch, ["first_out"])["first_out"] for each in (prepare_model(model), changed))
+    amax = [np.abs(made).max(axis=(0, 2, 3)) for made in (before, after)]
+    assert amax[1][3] <= 2 * amax[1].max(initial=0, where=np.arange(16) != 3)
+    plain, better = error_of(model, model, QuantizeSpec()), error_of(model, changed, QuantizeSpec(equalize=True))
+    assert better < 2 * plain
+
+
+def test_a_channel_is_moved_by_no_more_in_all_sweeps_together() -> None:
+    net = Net(["N", 16, 8, 8])
+    weight = net.random.normal(size=(16, 16, 1, 1))
+    weight[3] *= 1e-30
+    net.node("Conv", ["input", net.constant("w", weight)], "first")
+    net.conv("first", "output", 16, 16)
+    changed, _ = equalized(net.model({"output": ["N", 16, 8, 8]}))
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in changed.graph.initializer}
+    assert np.array_equal(arrays[changed.graph.node[0].input[1]][3], np.ldexp(weight[3].astype(np.float32), 16))
 
 
 def test_what_two_nodes_read_or_a_clip_bounds_is_left_alone() -> None:
