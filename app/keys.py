@@ -7,7 +7,7 @@ from typing import Any
 import rfc8785
 from pydantic import BaseModel
 
-from app.provenance import foreign_calibration
+from app.provenance import early_stop, foreign_calibration
 from app.resolved import ResolvedJob
 from app.spec import CalibrationSpec, QuantizeSpec
 
@@ -19,7 +19,7 @@ QUANTIZER_VERSION = 5
 #: Of models with zero points alone.
 ZERO_POINTS_VERSION = 2
 JUDGE_VERSION = 2
-TUNER_VERSION = 2
+TUNER_VERSION = 3
 EXCLUDER_VERSION = 4
 #: Of the cache text that an implicit build is given.
 EXPORTER_VERSION = 3
@@ -111,13 +111,15 @@ def derived_table_key(job: ResolvedJob, method: str) -> str:
     return key_from(observation=observation_key(job), method=method, percentile=percentile, deriver=DERIVER_VERSION)
 
 
-def tuned_facts(job: ResolvedJob) -> dict[str, Any] | None:
-    """Return on what weights and biases are fitted; None where they are not."""
+def tuned_facts(job: ResolvedJob, table_facts: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """Return on what weights and biases are fitted; None where they are not. `table_facts`: of one that is there already."""
     if not job.spec.quantize.is_tuned:
         return None
     # Whoever observed, the images are looked at by ONNX Runtime.
     runtime = None if job.tools.observer == job.tools.judge else {"runtime": job.tools.judge}
-    return {"observation": observation_key(job), "images": TUNE_IMAGES, "tuner": TUNER_VERSION} | (runtime or {})
+    stopped = early_stop(job, table_facts or {})
+    facts = {"observation": observation_key(job), "images": TUNE_IMAGES, "tuner": TUNER_VERSION} | (runtime or {})
+    return facts | ({"stopped": stopped} if stopped else {})
 
 
 def quantized_key(model_digest: str, table_body: str, quantize: QuantizeSpec, tuned: dict[str, Any] | None = None) -> str:
@@ -132,7 +134,7 @@ def exclusion_key(job: ResolvedJob, table_body: str, table_facts: Mapping[str, A
         table=table_body,
         calibration=foreign_calibration(job, table_facts),
         quantize=job.spec.quantize,
-        tuned=tuned_facts(job),
+        tuned=tuned_facts(job, table_facts),
         gate=job.spec.judge.gate,
         judge=judge_selection(job),
         # It may be chosen on what was calibrated on.
@@ -155,15 +157,16 @@ def _is_implicit(job: ResolvedJob) -> bool:
     return job.spec.engine is not None and job.spec.engine.quantization == "implicit"
 
 
-def engine_key(job: ResolvedJob, table_body: str | None, cache: dict[str, Any] | None = None) -> str:
-    """Return the key of the job's engine; `cache`: `cache_facts` of the table."""
+def engine_key(job: ResolvedJob, table_body: str | None, table_facts: Mapping[str, Any] | None = None) -> str:
+    """Return the key of the job's engine; body and facts are of the table that it is built from, if any."""
+    facts = table_facts or {}
     return key_from(
         model=job.model.digest,
         table=table_body,
         quantize=job.spec.quantize if table_body else None,
         quantizer=_quantizer(job.spec.quantize),
-        tuned=tuned_facts(job) if table_body else None,
-        cache=cache if table_body else None,
+        tuned=tuned_facts(job, facts) if table_body else None,
+        cache=cache_facts(job, facts) if table_body else None,
         exporter=EXPORTER_VERSION if table_body and _is_implicit(job) else None,
         engine=job.spec.engine,
         float_type=job.spec.quantize.float_type,

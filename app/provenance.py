@@ -22,6 +22,14 @@ def calibration_from_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     return chosen | {"taken": (facts.get("converge") or {}).get("taken")}
 
 
+def early_stop(job: ResolvedJob, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return after how many of which images of the job's dataset a table's calibration stopped; None where it did not."""
+    known = calibration_from_facts(facts)
+    if known is None or not known["converge"] or job.dataset is None or known["dataset"] != job.dataset.digest:
+        return None
+    return {name: known[name] for name in ("max_images", "taken")}
+
+
 def foreign_calibration(job: ResolvedJob, facts: Mapping[str, Any]) -> Any:
     """Return what of a table's images is not in the job's own keys; None where these are the job's calibration images."""
     known = calibration_from_facts(facts)

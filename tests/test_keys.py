@@ -89,13 +89,11 @@ def test_tools_and_content_are_in_the_keys() -> None:
 def test_an_implicit_engine_depends_on_the_constants_of_its_cache() -> None:
     implicit = job({"engine": {"backend": "tensorrt", "quantization": "implicit"}})
     told: list[dict[str, Any]] = [{}, {"native_cache": "a" * 64}, {"native_cache": "b" * 64}, {"kept": {"w_output": 1.0}}]
-    found = {keys.engine_key(implicit, "t", keys.cache_facts(implicit, facts)) for facts in told}
+    found = {keys.engine_key(implicit, "t", facts) for facts in told}
     assert len(found) == len(told)
-    assert keys.engine_key(implicit, "t", keys.cache_facts(implicit, {"kept": {}})) == keys.engine_key(implicit, "t")
+    assert keys.engine_key(implicit, "t", {"kept": {}}) == keys.engine_key(implicit, "t")
     explicit = job({"engine": {"backend": "tensorrt"}})
-    assert {keys.engine_key(explicit, "t", keys.cache_facts(explicit, facts)) for facts in told} == {
-        keys.engine_key(explicit, "t")
-    }
+    assert {keys.engine_key(explicit, "t", facts) for facts in told} == {keys.engine_key(explicit, "t")}
 
 
 def test_auto_depends_on_the_judge_and_methods_do_not() -> None:
@@ -142,6 +140,18 @@ def test_what_is_tuned_depends_on_the_images(tuned: dict[str, Any]) -> None:
     assert keys.quantized_key("m", "t", spec, keys.tuned_facts(one)) != keys.quantized_key(
         "m", "t", spec, keys.tuned_facts(other)
     )
+
+
+def test_what_is_tuned_depends_on_where_the_calibration_stopped() -> None:
+    stopped = [
+        {"observation": OWN["observation"] | {"converge": {"fraction": 0.1}, "max_images": most}, "converge": {"taken": taken}}
+        for most, taken in ((None, 32), (None, 64), (100, 64))
+    ]
+    tuned = job({"quantize": {"bias_correction": True}})
+    assert len({keys.engine_key(tuned, "t", facts) for facts in (OWN, *stopped)}) == 4
+    assert len({keys.exclusion_key(tuned, "t", facts) for facts in (OWN, *stopped)}) == 4
+    assert keys.engine_key(tuned, "t", OTHER | {"converge": {"taken": 32}}) == keys.engine_key(tuned, "t", OWN)
+    assert {keys.engine_key(job(), "t", facts) for facts in stopped} == {keys.engine_key(job(), "t")}
 
 
 def test_auto_is_resolved_before_the_engine_s_key() -> None:

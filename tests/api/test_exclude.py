@@ -93,6 +93,17 @@ def test_tuning_is_told_and_brings_the_outputs_nearer(http: httpx.Client) -> Non
         assert report["sensitivity"]["chosen_on"] == "calibration"
 
 
+@pytest.mark.parametrize("change", [{"method": "minmax"}, {"method": "auto"}])
+def test_tuning_looks_at_no_image_that_calibration_did_not_need(http: httpx.Client, change: dict[str, Any]) -> None:
+    spec = {"calibration": change | {"converge": 0.9}, "quantize": {"bias_correction": True}}
+    job = succeeded(run(http, spec))
+    taken = http.get(f"/v1/tables/{job['table_id']}").json()["converge"]["taken"]
+    assert report_of(http, job)["judged_on"] == "held out"
+    assert quantize_of(http, job)["tuned"]["images"] == taken == 32
+    auto = succeeded(run(http, spec | {"quantize": {"bias_correction": True, "exclude": "auto", "max_excluded": 0.5}}))
+    assert quantize_of(http, auto)["tuned"]["images"] == taken
+
+
 def test_auto_judges_the_methods_as_they_will_be_tuned(http: httpx.Client) -> None:
     job = succeeded(run(http, {"quantize": {"bias_correction": True}, "judge": {"dataset": "digits-test", "images": 1500}}))
     report = report_of(http, job)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.worker.steps.images import judge_files
+from app.worker.steps.images import judge_files, tuning_files
 from app.worker.steps.observe import observe
 from tests.worker.observing import DIGITS, ignore, observed, request_on, spec_on, store_dataset
 
@@ -88,3 +88,15 @@ def test_images_that_were_not_needed_are_held_out(tmp_path: Path, dataset: dict[
     files, source = judge_files(request, spec)
     assert (len(files), source) == (118, "held out")
     assert judge_files(request | {"calibration": calibration | {"taken": None}}, spec)[1] == "calibration"
+
+
+def test_images_that_are_held_out_are_not_tuned_on(dataset: dict[str, Any]) -> None:
+    spec = spec_on(method="minmax", converge=0.9, max_images=100)
+    taken = {"listing": dataset["listing"], "max_images": 100, "converge": {"fraction": 0.9}, "taken": 32, "is_own": True}
+    request = {"judge": dataset, "dataset": dataset, "is_apart": False, "calibration": taken}
+    tuned, (judged, source) = tuning_files(request, spec), judge_files(request, spec)
+    assert (len(tuned), len(judged), source) == (32, 118, "held out")
+    assert not {entry["path"] for entry in tuned} & {entry["path"] for entry in judged}
+    assert [entry["path"] for entry in tuned] == sorted(entry["path"] for entry in tuned)
+    for other in (None, taken | {"is_own": False}, taken | {"converge": None, "taken": None}):
+        assert len(tuning_files(request | {"calibration": other}, spec)) == 100

@@ -27,7 +27,7 @@ def find_or_build(run: Run, table: TableRow | None) -> EngineRow:
 
 def engine_key(job: ResolvedJob, table: TableRow | None) -> str:
     """Return the key of the engine that a job builds from a table."""
-    return keys.engine_key(job, table.body, keys.cache_facts(job, table.facts)) if table else keys.engine_key(job, None)
+    return keys.engine_key(job, table.body, table.facts) if table else keys.engine_key(job, None)
 
 
 def _build(run: Run, table: TableRow | None, key: str) -> EngineRow:

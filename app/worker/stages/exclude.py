@@ -43,7 +43,7 @@ def _exclude(run: Run, table: TableRow, key: str) -> ResolvedJob:
     run.say(f"auto: {len(found['excluded'])} groups stay float, {100 * found['share']:.2f} % of the multiply-adds")
     job = run.job.excluding(found["excluded"], key)
     digest = run.keep(body)
-    own = keys.quantized_key(job.model.digest, table.body, job.spec.quantize, keys.tuned_facts(job))
+    own = keys.quantized_key(job.model.digest, table.body, job.spec.quantize, keys.tuned_facts(job, table.facts))
     with run.worker.database.transaction() as session:
         results.save_by_key(session, QuantizedRow(key=own, body=digest, report=answer["placement"]))
         results.save_by_key(session, QuantizedRow(key=key, body=digest, report=found))

@@ -17,13 +17,13 @@ def judge_request(run: Run, table: TableRow) -> dict[str, Any]:
         "model": model_path(blobs, run.job.model, run.folder / "model"),
         "judge": dataset_files(blobs, judged),
         "is_apart": run.job.judge_dataset is not None,
-        "calibration": _calibration(run, table),
+        "calibration": calibration_of(run, table),
         "spec": run.job.spec.model_dump(mode="json"),
         "limits": run.worker.settings.input_limits.model_dump(mode="json"),
     }
 
 
-def _calibration(run: Run, table: TableRow) -> dict[str, Any] | None:
+def calibration_of(run: Run, table: TableRow) -> dict[str, Any] | None:
     """Return on what the table was calibrated, with its listing as a path; None where that is not known."""
     known = calibration_from_facts(table.facts)
     dataset = run.job.dataset

@@ -7,13 +7,15 @@ from app.db import results
 from app.db.rows import QuantizedRow, TableRow
 from app.worker.context import Run
 from app.worker.files import dataset_files, model_path
+from app.worker.stages.judge_request import calibration_of
 
 STEP = "app.worker.steps.quantize:quantize"
 
 
 def find_or_quantize(run: Run, table: TableRow) -> QuantizedRow:
     """Return the Q/DQ model of the job's model and this table, made now unless somebody has."""
-    key = keys.quantized_key(run.job.model.digest, table.body, run.job.spec.quantize, keys.tuned_facts(run.job))
+    tuned = keys.tuned_facts(run.job, table.facts)
+    key = keys.quantized_key(run.job.model.digest, table.body, run.job.spec.quantize, tuned)
     with run.claim(key):
         with run.worker.database.reading() as session:
             known = results.find_by_key(session, QuantizedRow, key)
@@ -30,7 +32,7 @@ def _quantize(run: Run, table: TableRow, key: str) -> QuantizedRow:
         "out": str(body),
     }
     if run.job.spec.quantize.is_tuned:
-        request |= _tuning(run)
+        request |= _tuning(run, table)
     report = run.child(STEP, request)
     row = QuantizedRow(key=key, body=run.keep(body), report=report)
     with run.worker.database.transaction() as session:
@@ -39,10 +41,11 @@ def _quantize(run: Run, table: TableRow, key: str) -> QuantizedRow:
     return row
 
 
-def _tuning(run: Run) -> dict[str, Any]:
+def _tuning(run: Run, table: TableRow) -> dict[str, Any]:
     assert run.job.dataset is not None
     return {
         "dataset": dataset_files(run.worker.blobs, run.job.dataset),
+        "calibration": calibration_of(run, table),
         "spec": run.job.spec.model_dump(mode="json"),
         "limits": run.worker.settings.input_limits.model_dump(mode="json"),
     }

@@ -95,12 +95,28 @@ def judge_files(request: dict[str, Any], spec: JobSpec) -> tuple[list[Entry], st
 
 
 def _not_seen(files: list[Entry], calibration: dict[str, Any]) -> list[Entry]:
-    chosen = select_evenly(read_listing(calibration["listing"])["files"], calibration["max_images"])
-    ordered = spread_order(chosen) if calibration["converge"] else chosen
     # In another dataset the same image may have another name.
     known_by = "path" if calibration["is_own"] else "sha256"
-    seen = {entry[known_by] for entry in ordered[: calibration["taken"]]}
+    seen = {entry[known_by] for entry in _seen(calibration)}
     return [entry for entry in files if entry[known_by] not in seen]
+
+
+def _seen(calibration: dict[str, Any]) -> list[Entry]:
+    chosen = select_evenly(read_listing(calibration["listing"])["files"], calibration["max_images"])
+    return (spread_order(chosen) if calibration["converge"] else chosen)[: calibration["taken"]]
+
+
+def tuning_files(request: dict[str, Any], spec: JobSpec) -> list[Entry]:
+    """Return the entries that a Q/DQ model may be tuned on, in sorted order: what the job calibrates on.
+
+    Where the table's calibration stopped early, they are those that it took: others may be held out to judge on.
+    request: {"dataset": {"listing", ...}, "calibration": see `judge_files`}.
+    """
+    calibration = request["calibration"]
+    if calibration is not None and calibration["is_own"] and calibration["converge"]:
+        return sorted(_seen(calibration), key=lambda entry: entry["path"])
+    assert spec.calibration is not None
+    return calibration_files(request["dataset"]["listing"], spec.calibration.model_copy(update={"converge": None}))
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ def quantize(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write the Q/DQ model to `out`; return the report of its placement.
 
     request: {"model": path, "table": path, "quantize": QuantizeSpec, "out": path}; where the spec asks for tuning also
-    {"dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits}. Raises TableIncomplete, QuantizeProblem,
-    SpecProblem for an unknown exclude.
+    {"dataset": {"listing", "packs"}, "calibration": see `judge_files`, "spec": JobSpec, "limits": InputLimits}. Raises
+    TableIncomplete, QuantizeProblem, SpecProblem for an unknown exclude.
     """
     table = read_table(request["table"])
     spec = QuantizeSpec.model_validate(request["quantize"])

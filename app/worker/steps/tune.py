@@ -9,7 +9,7 @@ from app.engines.sensitivity import QuantizedPair
 from app.engines.tune import Known, Learned, Tuner, TuneSpec
 from app.inputs.listing import select_evenly
 from app.spec import JobSpec
-from app.worker.steps.images import Selection, calibration_files, open_batches
+from app.worker.steps.images import Selection, open_batches, tuning_files
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -20,11 +20,11 @@ _BATCH = 2
 def learn(pair: QuantizedPair, request: dict[str, Any], report: Report, known: Known) -> Learned:
     """Return what up to 64 of the calibration images say, spread evenly over the sorted paths; see `Tuner.learn` for `known`.
 
-    request: {"dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits}. Raises EngineProblem, ImageCorrupt.
+    request: {"dataset": {"listing", "packs"}, "calibration": see `judge_files`, "spec": JobSpec, "limits": InputLimits}.
+    Raises EngineProblem, ImageCorrupt.
     """
     spec = JobSpec.model_validate(request["spec"])
-    assert spec.calibration is not None
-    every = calibration_files(request["dataset"]["listing"], spec.calibration.model_copy(update={"converge": None}))
+    every = tuning_files(request, spec)
     files = select_evenly(every, keys.TUNE_IMAGES)
     tuned = TuneSpec(
         corrects_bias=spec.quantize.bias_correction,
