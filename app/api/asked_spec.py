@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.errors import SpecProblem
+from app.errors.validation import words_from_errors
 from app.spec import JobSpec
 
 
@@ -14,8 +15,7 @@ def spec_from_fields(fields: dict[str, Any]) -> JobSpec:
     try:
         return JobSpec.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SpecProblem(reason=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+        raise SpecProblem(reason=words_from_errors(error.errors()[:1])) from error
 
 
 def preprocess_from_text(text: str | None) -> dict[str, Any]:

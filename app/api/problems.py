@@ -20,6 +20,7 @@ from app.errors import (
     Unauthenticated,
     printable,
 )
+from app.errors.validation import words_from_errors
 
 log = structlog.get_logger()
 _RESERVED = frozenset({"type", "title", "status", "detail", "instance", "code"})
@@ -63,9 +64,10 @@ async def _on_validation(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if any(found["type"] == "json_invalid" for found in error.errors()):
         return problem_response(RequestProblem(reason="the body is not JSON"))
-    reasons = [f"{'.'.join(str(part) for part in found['loc'][1:])}: {found['msg']}" for found in error.errors()]
     kind = QueryProblem if all(found["loc"][0] == "query" for found in error.errors()) else SpecProblem
-    return problem_response(kind(reason="; ".join(reasons[:8])))
+    # The first part of a place says that it is in the body or the query.
+    told = [found | {"loc": found["loc"][1:]} for found in error.errors()[:8]]
+    return problem_response(kind(reason=words_from_errors(told)))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

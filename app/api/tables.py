@@ -21,6 +21,7 @@ from app.db import results, uploads
 from app.db.database import Session
 from app.db.rows import DatasetRow, JobRow, ModelRow, TableRow
 from app.errors import SpecProblem
+from app.errors.validation import words_from_errors
 from app.jobs.context import Service
 from app.jobs.resolve import is_equalized
 from app.jobs.submit import lookup
@@ -194,8 +195,7 @@ def quantize_spec(wanted: QuantizeQuery, equalize: bool) -> QuantizeSpec:
         return QuantizeSpec.model_validate(chosen | {"equalize": equalize})
     except ValidationError as error:
         first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"][:1])
-        raise SpecProblem(reason=f"{where}{first['msg']}") from error
+        raise SpecProblem(reason=words_from_errors([first | {"loc": first["loc"][:1]}])) from error
 
 
 def find_table(service: Service, table_id: str) -> TableRow:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
+from app.errors.validation import words_from_errors
 from app.spec import (
     Backend,
     FloatType,
@@ -116,13 +117,7 @@ def preprocess_spec_from_text(text: str | None) -> PreprocessSpec:
 
 
 def _told_all(error: ValidationError) -> str:
-    return "; ".join(_told(each["loc"], each["msg"]) for each in error.errors()[:4])
-
-
-def _told(place: tuple[int | str, ...], message: str) -> str:
-    name = ".".join(str(part) for part in place)
-    message = message.removeprefix("Value error, ")
-    return f"{name}: {message}" if name else message
+    return words_from_errors(error.errors()[:4])
 
 
 def _put_engine(document: dict[str, Any], options: EngineOptions) -> None:

@@ -272,6 +272,27 @@ def test_rtx_plan_for_gpus_that_are_not_here(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ({"calibration": None, "engine": None}, "not valid: calibration: null and engine: null together leave nothing to do."),
+        ({"quantize": {"center": True}}, "not valid: quantize: center needs bias_correction"),
+        ({"preprocess": "nobody"}, "not valid: preprocess: "),
+        ({"priority": 0}, "not valid: priority: Input should be greater than or equal to 1."),
+    ],
+)
+def test_what_is_wrong_with_a_spec_is_told_in_our_words(http: httpx.Client, change: dict[str, object], detail: str) -> None:
+    fields = {"model": "digits", "dataset": "digits-calibration"} | change
+    answers = [
+        http.post("/v1/jobs", json=fields),
+        http.post("/v1/engines", files={"model": b"", "images": b"", "spec": (None, json.dumps(change))}),
+    ]
+    for response in answers:
+        told = str(assert_problem(response, 422, "invalid-spec")["detail"])
+        assert detail in told
+        assert "Value error" not in told
+
+
+@pytest.mark.parametrize(
     ("change", "status", "code"),
     [
         ({"surprise": 1}, 422, "invalid-spec"),

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from app.client.options import grouped
 from app.client.problems import LocalProblem
 from app.errors import Problem
+from app.errors.validation import words_from_errors
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -77,7 +78,4 @@ def _settings(options: dict[str, Any]) -> "Settings":
     try:
         return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        found = error.errors()[0]
-        name = ".".join(str(part) for part in found["loc"])
-        said = found["msg"].removeprefix("Value error, ")
-        raise typer.BadParameter(f"{name}: {said}" if name else said) from error
+        raise typer.BadParameter(words_from_errors(error.errors()[:1])) from error
