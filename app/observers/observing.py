@@ -33,6 +33,11 @@ class Observer(Protocol):
         """Tensors in which images that the model takes at once depend on one another; known after the first batch."""
         ...
 
+    @property
+    def unit_images(self) -> int:
+        """Images that are counted together or not at all: those of a pass where they depend on one another, else 1."""
+        ...
+
     def add(self, batch: npt.NDArray[np.float32]) -> None:
         """Count a batch. Raises CalibrationNonfinite, CalibrationProblem, also for earlier ones."""
         ...

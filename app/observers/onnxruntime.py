@@ -95,6 +95,11 @@ class Observer:
         return self._prepared.mixed
 
     @property
+    def unit_images(self) -> int:
+        """Images that are counted together or not at all; see `observing.Observer`."""
+        return self._prepared.unit_images
+
+    @property
     def total_images(self) -> int | None:
         """Images to come in all, if known."""
         return self._spec.total_images

@@ -55,6 +55,11 @@ class Prepared:
         return self.tensors[self.plan.input].shape
 
     @property
+    def unit_images(self) -> int:
+        """Images that are counted together or not at all."""
+        return self.images if self.mixed else 1
+
+    @property
     def pass_values(self) -> int:
         """How many values a pass has that may be counted."""
         return sum(math.prod(self.tensors[name].shape) for name in (self.plan.input, *self.plan.fetched))

@@ -102,6 +102,11 @@ class GpuObserver:
         return self._forward.slots[0].images if self._forward else 0
 
     @property
+    def unit_images(self) -> int:
+        """Images that are counted together or not at all; see `observing.Observer`. Known with the first batch."""
+        return self.images_a_pass if self.mixed else 1
+
+    @property
     def total_images(self) -> int | None:
         """Images to come in all, if known."""
         return self._spec.total_images

@@ -18,8 +18,8 @@ def observe_until(
 ) -> tuple[Observation, bool]:
     """Return the observation of as many images as suffice, which is when look says so, and whether they did; else of all.
 
-    Batches are of FIRST_LOOK_IMAGES images but for the last, so that each look falls between two. Raises what
-    `observe` raises.
+    Batches are of one size but for the last, so that each look falls between two; the first one is at FIRST_LOOK_IMAGES or
+    the next number of images that can be told apart from the rest, see `Observer.unit_images`. Raises what `observe` raises.
     """
     seen, due = 0, FIRST_LOOK_IMAGES
     observation: Observation | None = None
@@ -28,9 +28,9 @@ def observe_until(
             observer.add(batch)
             seen += len(batch)
             report({"progress": [seen, observer.total_images]})
-            if seen < due:
+            if seen < due or seen % observer.unit_images:
                 continue
-            due *= 2
+            due = 2 * seen
             observation = observer.observation()
             if look(observation):
                 return observation, True

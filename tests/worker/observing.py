@@ -36,14 +36,14 @@ def store_dataset(folder: Path, files: dict[str, bytes]) -> dict[str, Any]:
     return {"listing": str(listing), "packs": {digest: str(pack)}}
 
 
-def request_on(dataset: dict[str, Any], out: Path, **calibration: Any) -> dict[str, Any]:
+def request_on(dataset: dict[str, Any], out: Path, model: Path = MODEL, **calibration: Any) -> dict[str, Any]:
     """Return a request on all images of a stored dataset."""
     job = spec_on(**calibration)
     spec = job.model_dump(mode="json")
     folder = out.with_name(f"{out.name}-prepared")
-    asked = {"model": str(MODEL), "observer": "onnxruntime", "out": str(folder)}
+    asked = {"model": str(model), "observer": "onnxruntime", "out": str(folder)}
     answer = prepare(asked | asked_of_model(job), ignore)
-    prepared = answer | {"folder": str(folder), "model": str(MODEL)}
+    prepared = answer | {"folder": str(folder), "model": str(model)}
     fields = {"prepared": prepared, "dataset": dataset, "spec": spec, "limits": LIMITS}
     return fields | {"out": str(out), "known": None, "part": None, "observer": "onnxruntime"}
 

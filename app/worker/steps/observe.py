@@ -124,9 +124,11 @@ def merge_all(parts: list[Observation]) -> Observation:
 
 def _batch_size(request: dict[str, Any], calibration: CalibrationSpec) -> int | None:
     """Return how many images come at a time, None for the job's number."""
-    if calibration.converge is not None:
-        return FIRST_LOOK_IMAGES  # the batch size, which is in no key, must not decide which image is met last
-    if calibration.grid == "mergeable" and request["observer"] == "onnxruntime":
+    on_cpu = request["observer"] == "onnxruntime"
+    if calibration.converge is not None:  # the batch size, which is in no key, must not decide which image is met last
+        unit = read_prepared(Path(request["prepared"]["folder"])).unit_images if on_cpu else 1
+        return -(-FIRST_LOOK_IMAGES // unit) * unit
+    if calibration.grid == "mergeable" and on_cpu:
         return read_prepared(Path(request["prepared"]["folder"])).images  # threads begin with the first pass
     return None
 
