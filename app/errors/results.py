@@ -48,6 +48,12 @@ class CalibrationNonfinite(CalibrationProblem):
     slug = "calibration-nonfinite"
 
 
+class CalibrationRandom(CalibrationProblem):
+    """Node {node} ({op}) gives other values in every run, and {tensor} depends on it, so no calibration could be repeated. Export the model without it: in evaluation mode, or with a constant in its place."""
+
+    slug = "calibration-random"
+
+
 class DatasetTooSmall(CalibrationProblem):
     """The dataset has {images} usable images, at least {needed} are needed ({reason})."""
 

@@ -4,15 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import helper
 
-from app.errors import CalibrationProblem, ImageCorrupt
+from app.errors import CalibrationProblem, CalibrationRandom, ImageCorrupt
 from app.inputs.listing import spread_order
 from app.observers.prepared import read_prepared
 from app.quant.observation import observation_from_bytes
 from app.quant.table import Table, compute_drift, table_from_observation
 from app.worker.steps.drift import METHODS
 from app.worker.steps.observe import observe
+from tests.observers.nets import save_net
 from tests.worker.observing import DIGITS, ignore, observed, request_on, store_dataset
 
 PATHS = list(DIGITS)
@@ -165,3 +168,16 @@ def test_of_images_that_an_early_stop_left_out_none_is_a_copy(tmp_path: Path) ->
     assert report["images"] < 128
     taken = spread_order(sorted([*PATHS[:64], *copies]))[: report["images"]]
     assert report["repeated_images"] == len(taken) - len({path.removeprefix("copy-") for path in taken}) < 64
+
+
+@pytest.mark.parametrize("observe", ["needed", "all"])
+def test_a_model_that_gives_other_values_in_every_run_is_refused(tmp_path: Path, observe: str) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("RandomNormalLike", ["c"], ["noise"], name="noisy"),
+        helper.make_node("Add", ["c", "noise"], ["y"]),
+    ]
+    weights = {"w": np.ones((16, 1, 3, 3), np.float32)}
+    model = save_net(tmp_path, nodes, weights, "y", ("N", 1, 28, 28))
+    with pytest.raises(CalibrationRandom, match=r"Node noisy \(RandomNormalLike\)"):
+        request_on(store_dataset(tmp_path, {PATHS[0]: DIGITS[PATHS[0]]}), tmp_path / "out", model, observe=observe)

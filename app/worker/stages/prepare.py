@@ -20,7 +20,7 @@ CHECK_STEP = "app.worker.steps.prepare:check_excluded"
 
 _ANSWER = "answer.json"
 #: Raised when what is kept is written or used in another way.
-_VERSION = 3
+_VERSION = 4
 
 
 def find_or_prepare(run: Run) -> dict[str, Any]:

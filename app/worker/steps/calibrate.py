@@ -12,6 +12,7 @@ from app.errors import ModelInputUnsupported
 from app.inputs.batches import Batches
 from app.quant.graph import find_activations
 from app.quant.native_cache import scales_from_native_cache
+from app.quant.randomness import check_repeatable
 from app.quant.table import Table, table_from_scales, table_to_text
 from app.spec import JobSpec
 from app.worker.steps.images import Selection, calibration_files, odd_images, open_batches, told_of
@@ -23,14 +24,15 @@ def calibrate(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Write the table's JSON to `out` and TensorRT's cache to `cache`; return {"tensors", "images", "left_out", ...}.
 
     request: {"model": path, "dataset": {"listing", "packs"}, "spec": JobSpec, "limits": InputLimits, "out": path, "cache":
-    path}. Images that fill no whole batch are left out. Raises CalibrationProblem, ModelInputUnsupported, ImageCorrupt,
-    EngineProblem, GpuOom, GpuLost.
+    path}. Images that fill no whole batch are left out. Raises CalibrationProblem, CalibrationRandom,
+    ModelInputUnsupported, ImageCorrupt, EngineProblem, GpuOom, GpuLost.
     """
     spec = JobSpec.model_validate(request["spec"])
     assert spec.calibration is not None
     files = calibration_files(request["dataset"]["listing"], spec.calibration)
     batches = open_batches(request, request["dataset"], Selection(files, len(files)))
     model = onnx.load(request["model"])
+    check_repeatable(model.graph, ())
     wanted = _wanted(model, Path(request["model"]), spec)
     text, facts = calibrate_natively(wanted, _counted(batches, report), report)
     Path(request["cache"]).write_bytes(text)

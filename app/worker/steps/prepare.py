@@ -13,6 +13,7 @@ from app.observers.plan import make_plan
 from app.observers.prepare import prepare_model_to_observe
 from app.quant.graph import arrange_for_placement, find_activations, find_needed_tensors, prepare_model
 from app.quant.inner import append_inner, find_observable_inner
+from app.quant.randomness import check_repeatable
 from app.quant.selection import find_excluded
 from app.worker.steps.equalize import write_equalized
 
@@ -28,7 +29,7 @@ def prepare(request: dict[str, Any], report: Report) -> dict[str, Any]:
     one image's batch, "observer": "onnxruntime" or "tensorrt", "out": folder}. Where the model will be equalized, that one
     is observed: it is the file. For onnxruntime its optimized segments are there, too. Of the tensors, `inner` are those
     inside the model's nodes: all of them that can be observed, unless only what is needed is. Raises CalibrationProblem,
-    InsufficientStorage.
+    CalibrationRandom, InsufficientStorage.
     """
     # No JobSpec: pydantic would be a tenth of this process's memory.
     try:
@@ -69,7 +70,11 @@ def check_excluded(request: dict[str, Any], _report: Callable[[dict[str, Any]], 
 def _find_tensors(model_path: Path, wanted: str) -> tuple[list[str], list[str]]:
     """Return the names of the model's activations to observe, and of tensors inside its nodes."""
     if wanted == "needed":
-        return find_needed_tensors(onnx.load(model_path)), []
+        model = onnx.load(model_path)
+        needed = find_needed_tensors(model)
+        check_repeatable(model.graph, needed)
+        return needed, []
     model = onnx.load(model_path, load_external_data=False)
     activations = find_activations(model)
+    check_repeatable(model.graph, activations)
     return activations, find_observable_inner(model, set(activations))
