@@ -24,6 +24,10 @@ _PASS_ELEMENTS = 1 << 19
 _PASS_IMAGES = 16
 
 _WHOLE = "segment-0.onnx"
+_FIXED_INSIDE = (
+    "the input takes any number of images, but not one alone: where the number is fixed inside, export the model with a "
+    "dynamic batch throughout, or with the input's batch fixed as well; {why}"
+)
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -76,7 +80,10 @@ class _Trial:
         return given, dict(zip(self.plan.fetched, described, strict=True)) | {self.plan.input: _described(given)}, mixed
 
     def _choose_images(self, session: ort.InferenceSession, shape: tuple[int, ...]) -> int:
-        single = self._run(session, _noise(session, shape, 1))
+        try:
+            single = self._run(session, _noise(session, shape, 1))
+        except CalibrationProblem as problem:
+            raise CalibrationProblem(reason=_FIXED_INSIDE.format(why=problem.facts["reason"])) from None
         wanted = min(_PASS_IMAGES, _PASS_ELEMENTS // max(sum(output.size for output in single), 1))
         if wanted < 2:
             return 1

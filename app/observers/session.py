@@ -1,5 +1,6 @@
 """Sessions that run the FP32 graph: one thread, the wanted tensors as outputs, left in the layout of the kernels."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,11 @@ RUNTIME_ERRORS = (
     states.RuntimeException,
     RuntimeError,  # what run_with_iobinding raises
 )
+
+
+#: The runtime names the node that failed, then the place in its own sources, which tells nobody anything.
+_FAILED_NODE = re.compile(r"running (?P<op>\w+) node\. Name:'(?P<name>[^']*)' Status Message: (?P<words>.*)")
+_SOURCES = re.compile(r"^\S+\.(?:h|cc|cpp):\d+ (?:[\w:~<>]+\([^)]*\) )?(?:.*? was false\. )?")
 
 
 def make_options() -> ort.SessionOptions:
@@ -55,4 +61,12 @@ def run_session(
     try:
         return [np.asarray(output) for output in session.run(list(names), dict(feeds))]
     except RUNTIME_ERRORS as error:
-        raise CalibrationProblem(reason=f"the model does not run on a batch of shape {shape}: {words_of(error)}") from None
+        raise CalibrationProblem(reason=f"the model does not run on a batch of shape {shape}: {_words_of_run(error)}") from None
+
+
+def _words_of_run(error: Exception) -> str:
+    failed = _FAILED_NODE.search(words := words_of(error))
+    if failed is None:
+        return words
+    named = f"node {failed['name']} ({failed['op']})" if failed["name"] else f"a node {failed['op']}"
+    return f"{named} fails: {_SOURCES.sub('', failed['words']).rstrip('.')}"

@@ -75,6 +75,19 @@ def test_images_that_influence_each_other_are_run_one_by_one(tmp_path: Path) -> 
     assert bytes_of(path, ["y"], [IMAGES]) == bytes_of(path, ["y"], [IMAGES[::-1]])
 
 
+def test_a_batch_that_is_fixed_inside_is_told(tmp_path: Path) -> None:
+    nodes = [NODE("Reshape", ["x", "rows"], ["r"], name="flatten"), NODE("Exp", ["r"], ["y"])]
+    path = save_net(tmp_path, nodes, {"rows": np.array([4, 432])}, "y")
+    with pytest.raises(CalibrationProblem) as caught:
+        prepare(path, ["y"], IMAGES.shape, tmp_path)
+    assert caught.value.detail == (
+        "Calibration failed: the input takes any number of images, but not one alone: where the number is fixed inside, export "
+        "the model with a dynamic batch throughout, or with the input's batch fixed as well; the model does not run on a batch "
+        "of shape (1, 3, 12, 12): node flatten (Reshape) fails: The input tensor cannot be reshaped to the requested shape. "
+        "Input shape:{1,3,12,12}, requested shape:{4,432}."
+    )
+
+
 def test_a_fixed_batch_along_another_axis_counts_no_filling(tmp_path: Path) -> None:
     nodes = [NODE("Reshape", ["x", "rows"], ["r"]), NODE("Transpose", ["r"], ["t"], perm=[1, 0, 2]), NODE("Exp", ["t"], ["y"])]
     path = save_net(tmp_path, nodes, {"rows": np.array([3, 36, 12])}, "y", (3, 3, 12, 12))
