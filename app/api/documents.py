@@ -79,6 +79,7 @@ def table_document(row: TableRow, names: dict[str, str | None], stale_reason: st
         "left_out": row.facts.get("left_out"),
         "repeated_images": row.facts.get("repeated_images"),
         "constant_images": row.facts.get("constant_images"),
+        "mixed_tensors": row.facts.get("mixed_tensors"),
         "converge": row.facts.get("converge"),
         "drift": row.facts.get("drift"),
         "provenance": {name: row.facts.get(name) for name in ("observation", "tools")},

@@ -45,6 +45,19 @@ def find_batch_axis(before: np.ndarray, after: np.ndarray, images: int) -> int |
     raise ValueError("an image changes what is computed of another")
 
 
+def find_crossing(
+    names: Sequence[str], before: Iterable[np.ndarray], after: Iterable[np.ndarray], images: int
+) -> tuple[str, ...]:
+    """Return the tensors in which more changed than one of the images has of them, wherever they lie: see `find_batch_axis`."""
+    compared = zip(names, before, after, strict=True)
+    return tuple(name for name, one, other in compared if one.shape == other.shape and _changed(one, other) * images > one.size)
+
+
+def _changed(before: np.ndarray, after: np.ndarray) -> int:
+    are_nan = (before != before) & (after != after)
+    return int(np.count_nonzero((before != after) & ~are_nan))
+
+
 def assume_batch_axis(shape: tuple[int, ...], images: int) -> int | None:
     """Return the axis of a tensor that no trial changed, such as one that was zero all over; None where 0 cannot be it."""
     return 0 if shape and shape[0] % images == 0 else None

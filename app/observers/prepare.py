@@ -1,6 +1,7 @@
 """Make a model ready to be observed: optimized, cut into segments, tried out. Done once, whatever the images."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import onnxruntime as ort
 
 from app.errors import CalibrationProblem
 from app.native.heap import trim_heap
-from app.observers.batch_axis import assume_batch_axis, find_batch_axes
+from app.observers.batch_axis import assume_batch_axis, find_batch_axes, find_crossing
 from app.observers.forward import Forward
 from app.observers.noise import make_noise
 from app.observers.optimize import optimize_model
@@ -28,6 +29,7 @@ _FIXED_INSIDE = (
     "the input takes any number of images, but not one alone: where the number is fixed inside, export the model with a "
     "dynamic batch throughout, or with the input's batch fixed as well; {why}"
 )
+_Names = tuple[str, ...]
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -56,14 +58,18 @@ class _Trial:
 
     def prepare(self, shape: tuple[int, ...]) -> Prepared:
         onnx.save_model(self.graph, self.folder / _WHOLE)
-        given, tensors, mixed = self._try_whole(shape)
+        given, tensors, (mixed, crossing) = self._try_whole(shape)
+        if crossing is None:  # now that the session of the whole is closed
+            crossing = self._try_two(np.repeat(given, 2, axis=0))
         whole = Segment(_WHOLE, (self.plan.input,), self.plan.fetched)
-        prepared = Prepared(self.folder, self.plan, len(given), tensors, (whole,), _is_float(tensors), mixed)
+        prepared = Prepared(self.folder, self.plan, len(given), tensors, (whole,), _is_float(tensors), mixed, crossing)
         cuts = cut_graph(self.graph.graph, {name: _bytes(tensors[name]) for name in self.plan.fetched})
         return prepared if len(cuts) == 1 else self._cut(prepared, cuts, given) or prepared
 
-    def _try_whole(self, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[str, Tensor], tuple[str, ...]]:
-        """Return the batch of a pass, what comes out of it, and in which tensors an image depends on the others.
+    def _try_whole(self, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[str, Tensor], tuple[_Names, _Names | None]]:
+        """Return the batch of a pass, what comes out of it, and in which tensors an image depends on the others, or would.
+
+        Where several images are too many to try, it is not known whether they would: None.
 
         How many images a pass takes depends on the model alone and never changes, so that an image gives the same bits
         in whichever batch it comes. More than one is taken only where every place in the pass computes the same bits,
@@ -72,37 +78,47 @@ class _Trial:
         """
         session = open_session(self.folder / _WHOLE, keeps_memory=False)
         fixed = session.get_inputs()[0].shape[0]
-        images = fixed if isinstance(fixed, int) else self._choose_images(session, shape)
+        images, crossing = (fixed, ()) if isinstance(fixed, int) else self._choose_images(session, shape)
         given = _noise(session, shape, images)
         outputs = self._run(session, given)
-        axes, mixed = self._find_axes(session, given, outputs) if images > 1 else ([0] * len(outputs), ())
+        axes, mixed = [0] * len(outputs), ()
+        if images > 1:
+            axes, mixed = find_batch_axes(self.plan.fetched, outputs, self._run(session, _with_other_last(given)), images)
         described = [_placed(output, axis, images) for output, axis in zip(outputs, axes, strict=True)]
-        return given, dict(zip(self.plan.fetched, described, strict=True)) | {self.plan.input: _described(given)}, mixed
+        tensors = dict(zip(self.plan.fetched, described, strict=True)) | {self.plan.input: _described(given)}
+        return given, tensors, (mixed, crossing)
 
-    def _choose_images(self, session: ort.InferenceSession, shape: tuple[int, ...]) -> int:
+    def _choose_images(self, session: ort.InferenceSession, shape: tuple[int, ...]) -> tuple[int, _Names | None]:
+        """Return how many images a pass takes, and in which tensors images would depend on one another; None: not tried."""
         try:
             single = self._run(session, _noise(session, shape, 1))
         except CalibrationProblem as problem:
             raise CalibrationProblem(reason=_FIXED_INSIDE.format(why=problem.facts["reason"])) from None
         wanted = min(_PASS_IMAGES, _PASS_ELEMENTS // max(sum(output.size for output in single), 1))
         if wanted < 2:
-            return 1
+            return 1, None
         try:
-            given = _noise(session, shape, wanted)
-            several = self._run(session, given)
-            axes, mixed = self._find_axes(session, given, several)
+            return self._try_several(session, _noise(session, shape, wanted))
         except CalibrationProblem:
-            return 1  # the exporter fixed the batch somewhere inside
-        is_alike = not mixed and set(axes) <= {0} and all(_is_repeated(output, wanted) for output in several)
-        return wanted if is_alike else 1
+            return 1, ()  # the exporter fixed the batch somewhere inside
 
-    def _find_axes(
-        self, session: ort.InferenceSession, given: np.ndarray, outputs: list[np.ndarray]
-    ) -> tuple[list[int | None], tuple[str, ...]]:
-        """Return the batch axis of each fetched tensor, and the names of those that have none to rely on."""
-        other = given.copy()
-        other[-1] = make_noise(given.shape[1:], seed=1)
-        return find_batch_axes(self.plan.fetched, outputs, self._run(session, other), len(given))
+    def _try_several(self, session: ort.InferenceSession, given: np.ndarray) -> tuple[int, _Names]:
+        images, names = len(given), self.plan.fetched
+        before, after = (self._run(session, batch) for batch in (given, _with_other_last(given)))
+        axes, mixed = find_batch_axes(names, before, after, images)
+        is_alike = not mixed and set(axes) <= {0} and all(_is_repeated(output, images) for output in before)
+        return (images, ()) if is_alike else (1, find_crossing(names, before, after, images))
+
+    def _try_two(self, given: np.ndarray) -> _Names:
+        # Tensors are large here, so that the last one alone is fetched: what crosses the images before reaches it, as a rule.
+        names = self.plan.fetched[-1:]
+        session = self._open_with_outputs(names)
+        batches = (given, _with_other_last(given))
+        try:
+            before, after = (run_session(session, names, {self.plan.input: batch}, batch.shape) for batch in batches)
+        except CalibrationProblem:
+            return ()  # the exporter fixed the batch somewhere inside
+        return find_crossing(names, before, after, 2)
 
     def _run(self, session: ort.InferenceSession, batch: np.ndarray) -> list[np.ndarray]:
         return run_session(session, self.plan.fetched, {self.plan.input: batch}, batch.shape)
@@ -121,16 +137,19 @@ class _Trial:
 
     def _fetch(self, names: list[str], given: np.ndarray) -> dict[str, tuple[Tensor, int]]:
         """Return type, shape and digest of each tensor as the whole graph computes it."""
+        outputs = run_session(self._open_with_outputs(names), names, {self.plan.input: given}, given.shape)
+        return {name: _facts(output) for name, output in zip(names, outputs, strict=True)}
+
+    def _open_with_outputs(self, names: Sequence[str]) -> ort.InferenceSession:
         model = onnx.ModelProto()
         model.CopyFrom(self.graph)
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        path = self.folder / "all.onnx"
+        path = self.folder / "outputs.onnx"
         onnx.save_model(model, path)
         session = open_session(path, keeps_memory=False)
-        outputs = run_session(session, names, {self.plan.input: given}, given.shape)
         path.unlink()
-        return {name: _facts(output) for name, output in zip(names, outputs, strict=True)}
+        return session
 
     def _save(self, prepared: Prepared, cuts: list[Cut], tensors: dict[str, Tensor]) -> Prepared:
         tensors = tensors | dict(prepared.tensors)  # of these the batch axis is known
@@ -147,6 +166,12 @@ def _noise(session: ort.InferenceSession, shape: tuple[int, ...], images: int) -
     if kind not in _INPUT_TYPES:
         raise CalibrationProblem(reason=f"the model's input is {kind}; images are float32")
     return np.repeat(make_noise(shape, seed=0), images, axis=0).astype(_INPUT_TYPES[kind])
+
+
+def _with_other_last(given: np.ndarray) -> np.ndarray:
+    other = given.copy()
+    other[-1] = make_noise(given.shape[1:], seed=1)
+    return other
 
 
 def _described(value: np.ndarray) -> Tensor:

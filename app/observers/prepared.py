@@ -38,7 +38,8 @@ class Prepared:
     """All that is known of a model before the first image: `images` are run in one pass, the input has `input_shape`.
 
     `tensors` are those of the pass that was tried, input included. `is_bindable`: all of them may be laid out before.
-    `mixed`: fetched tensors in which an image also depends on the others of its pass.
+    `mixed`: fetched tensors in which an image also depends on the others of its pass. `crossing`: those in which it would, had
+    a pass more than one.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Prepared:
     segments: tuple[Segment, ...]
     is_bindable: bool
     mixed: tuple[str, ...] = ()
+    crossing: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -77,6 +79,7 @@ def save_prepared(prepared: Prepared) -> None:
         },
         "segments": [[segment.file, segment.inputs, segment.outputs] for segment in prepared.segments],
         "mixed": prepared.mixed,
+        "crossing": prepared.crossing,
         "tensors": {name: [tensor.dtype, tensor.shape, tensor.batch_axis] for name, tensor in prepared.tensors.items()},
     }
     (prepared.folder / _MANIFEST).write_text(json.dumps(facts, allow_nan=False), encoding="utf-8")
@@ -95,6 +98,7 @@ def read_prepared(folder: Path) -> Prepared:
         tuple(Segment(file, tuple(inputs), tuple(outputs)) for file, inputs, outputs in facts["segments"]),
         facts["is_bindable"],
         tuple(facts["mixed"]),
+        tuple(facts["crossing"]),
     )
 
 

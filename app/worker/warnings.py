@@ -16,6 +16,7 @@ def job_warnings(table_facts: dict[str, Any], report: dict[str, Any] | None) -> 
         "not_converged": not (table_facts.get("converge") or {"converged": True})["converged"],
         "images_skipped": bool(table_facts.get("skipped")),
         "images_repeated": _REPEATED_SHARE * (table_facts.get("repeated_images") or 0) > (table_facts.get("images") or 0),
+        "images_mixed": bool(table_facts.get("mixed_tensors")),
         "images_constant": bool(table_facts.get("constant_images")),
     }
     return [*judged.get("warnings", []), *(name for name, is_so in found.items() if is_so)]

@@ -75,6 +75,22 @@ def test_images_that_influence_each_other_are_run_one_by_one(tmp_path: Path) -> 
     assert bytes_of(path, ["y"], [IMAGES]) == bytes_of(path, ["y"], [IMAGES[::-1]])
 
 
+@pytest.mark.parametrize("size", [12, 500])
+def test_what_would_cross_the_images_of_a_batch_is_told(tmp_path: Path, size: int) -> None:
+    shape = (1, 3, size, size)
+    mean = [NODE("ReduceMean", ["x"], ["mean"], axes=[0]), NODE("Sub", ["x", "mean"], ["s"]), NODE("Exp", ["s"], ["y"])]
+    softmax = [NODE("Exp", ["x"], ["s"]), NODE("Softmax", ["s"], ["y"], axis=0)]
+    alone = [NODE("Exp", ["x"], ["s"]), NODE("Softmax", ["s"], ["y"], axis=1)]
+    # Images lie one in the other here, but each is computed alone.
+    within = [NODE("Transpose", ["x"], ["s"], perm=[1, 0, 2, 3]), NODE("Reshape", ["s", "flat"], ["y"])]
+    given = ("N", *shape[1:])
+    nets = (mean, softmax, alone)
+    mixed = [prepare(save_net(tmp_path, nodes, {}, "y", given), ["s", "y"], shape, tmp_path) for nodes in nets]
+    assert [prepared.crossing[-1:] for prepared in mixed] == [("y",), ("y",), ()]
+    path = save_net(tmp_path, within, {"flat": np.array([-1, size])}, "y", given)
+    assert prepare(path, ["s", "y"], shape, tmp_path).crossing == ()
+
+
 def test_a_batch_that_is_fixed_inside_is_told(tmp_path: Path) -> None:
     nodes = [NODE("Reshape", ["x", "rows"], ["r"], name="flatten"), NODE("Exp", ["r"], ["y"])]
     path = save_net(tmp_path, nodes, {"rows": np.array([4, 432])}, "y")

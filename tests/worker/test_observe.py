@@ -15,6 +15,7 @@ from app.quant.observation import observation_from_bytes
 from app.quant.table import Table, compute_drift, table_from_observation
 from app.worker.steps.drift import METHODS
 from app.worker.steps.observe import observe
+from app.worker.warnings import job_warnings
 from tests.observers.nets import save_net
 from tests.worker.observing import DIGITS, ignore, observed, request_on, store_dataset
 
@@ -181,3 +182,23 @@ def test_a_model_that_gives_other_values_in_every_run_is_refused(tmp_path: Path,
     model = save_net(tmp_path, nodes, weights, "y", ("N", 1, 28, 28))
     with pytest.raises(CalibrationRandom, match=r"Node noisy \(RandomNormalLike\)"):
         request_on(store_dataset(tmp_path, {PATHS[0]: DIGITS[PATHS[0]]}), tmp_path / "out", model, observe=observe)
+
+
+def test_what_the_model_would_compute_across_images_is_told(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("ReduceMean", ["c"], ["mean"], axes=[0]),
+        helper.make_node("Sub", ["c", "mean"], ["s"]),
+        helper.make_node("Conv", ["s", "v"], ["y"]),
+    ]
+    weights = {name: np.ones((16, count, 3, 3), np.float32) for name, count in (("w", 1), ("v", 16))}
+    model = save_net(tmp_path, nodes, weights, "y", ("N", 1, 28, 28))
+    dataset = store_dataset(tmp_path, {path: DIGITS[path] for path in PATHS[:4]})
+    told: list[dict[str, Any]] = []
+    report = observe(request_on(dataset, tmp_path / "out", model), told.append)
+    assert report["mixed_tensors"] == ["s"]
+    assert "the model computes s across the images of a batch; each image was calibrated alone" in [
+        event.get("log") for event in told
+    ]
+    assert job_warnings({"mixed_tensors": ["s"]}, None) == ["images_mixed"]
+    assert observe(request_on(dataset, tmp_path / "digits"), ignore)["mixed_tensors"] == []

@@ -27,6 +27,7 @@ _MIXED_PARTS = (
     "the model computes {tensor} of several images together, so observations of parts cannot be merged; set "
     "calibration.shards to 1"
 )
+_CROSSING = "the model computes {tensor} across the images of a batch; each image was calibrated alone"
 
 
 def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     "drift", "constant_images"} of a part of the images, or None, "part": [number, parts] or None, "observer":
     "onnxruntime" or "tensorrt"}. Images that are known are not run again; their histograms are merged with the rest. Of a
     part of the images to run the histograms are written alone, for the step merge; nothing where all of it was skipped.
+    `mixed_tensors`: those that the model computes across the images of a batch, where each image was run alone all the same.
     `drift` tells how far thresholds moved with every doubling of the images, see `Drift`. On the mergeable grid, where
     their order changes nothing, they are run spread evenly, so that the first half of them is like the other half.
     Raises CalibrationNonfinite naming tensor and image, ImageCorrupt, DatasetTooSmall, CalibrationProblem.
@@ -60,6 +62,9 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     odd = odd_images(taken, [*(known.get("constant_images", ()) if known else ()), *batches.constant])
     for line in told_of(odd) if not request["part"] else ():
         report({"log": line})
+    crossing = _find_crossing(request)
+    if crossing and not request["part"]:
+        report({"log": _CROSSING.format(tensor=crossing[0])})
     parts = [part for part in (earlier and earlier.observation, observed) if part is not None]
     if parts or not request["part"]:
         merged = merge_all(parts)
@@ -74,6 +79,7 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
         "converge": converge,
         "drift": drift.facts(known.get("drift") if known else None) if drift else None,
         "mixed": list(observer.mixed),
+        "mixed_tensors": crossing,
         **odd,
         "tensors": len(tensors),
         "inner": request["prepared"]["inner"],
@@ -88,6 +94,12 @@ def refuse_part(request: dict[str, Any], observer: Observer) -> None:
     """
     if observer.mixed and request["part"]:
         raise CalibrationProblem(reason=_MIXED_PARTS.format(tensor=observer.mixed[0]))
+
+
+def _find_crossing(request: dict[str, Any]) -> list[str]:
+    if request["observer"] != "onnxruntime":
+        return []  # a GPU's trial does not tell this from other reasons to run each image alone
+    return list(read_prepared(Path(request["prepared"]["folder"])).crossing[:_MAX_LISTED])
 
 
 def _is_spread(calibration: CalibrationSpec) -> bool:
