@@ -195,6 +195,21 @@ def test_what_is_computed_of_images_together_is_not_merged(http: httpx.Client, t
     assert "set calibration.shards to 1" in sharded["error"]["detail"]
 
 
+def test_a_dynamic_batch_that_is_computed_across_is_warned_of(http: httpx.Client, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0]),
+        helper.make_node("Sub", ["x", "mean"], ["s"]),
+        helper.make_node("Conv", ["s", "w"], ["y"]),
+    ]
+    weights = {"w": np.random.default_rng(1).normal(size=(16, 1, 3, 3)).astype(np.float32)}
+    path = save_net(tmp_path, nodes, weights, "y", ("N", 1, 28, 28))
+    assert http.put("/v1/models/crossing", content=path.read_bytes()).status_code == 201
+    http.put("/v1/datasets/crossed", content=zip_of({path: FILES[path] for path in PATHS[:6]}))
+    job = succeeded(run(http, spec_on("crossed") | {"model": "crossing"}))
+    assert "images_mixed" in job["warnings"]
+    assert http.get(f"/v1/tables/{job['table_id']}").json()["mixed_tensors"] == ["s"]
+
+
 def test_shards_are_one_observation(http: httpx.Client) -> None:
     http.put("/v1/datasets/sharded", content=zip_of({path: FILES[path] for path in PATHS[350:400]}))
     sharded = succeeded(run(http, spec_on("sharded", shards=3)))

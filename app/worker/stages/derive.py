@@ -25,7 +25,7 @@ _MAX_DRIFT = 1e9
 #: Of what the step derive answers, a table keeps these, and of `kept` what its method came to.
 _TOLD = ("tensors", "dead")
 #: So of what the step observe answered.
-_TOLD_OF_IMAGES = ("skipped", "images", "converge", "drift", "repeated_images", "constant_images")
+_TOLD_OF_IMAGES = ("skipped", "mixed_tensors", "images", "converge", "drift", "repeated_images", "constant_images")
 
 
 def find_or_derive(run: Run) -> TableRow:
