@@ -5,19 +5,23 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from app.errors import CalibrationNonfinite, CalibrationProblem
 from app.observers.observing import observe_all
 from app.observers.onnxruntime import ObserverSpec
 from app.observers.tensorrt import GpuObserver, GpuObserverSpec
+from app.observers.until import observe_until
 from app.quant.graph import find_activations
 from app.quant.histogram import mergeable_from_values
 from app.quant.inner import find_observable_inner
 from app.quant.observation import Observation, merge_observations, observation_to_bytes
 from app.quant.table import scales_from_table, table_from_observation
+from tests.observers.arrays import KINDS
 from tests.observers.nets import DIGITS_MODEL, ZOO, read_digits, save_net, save_zoo_net
 from tests.observers.observing import observe
 from tests.observers.oracles import ORACLES
+from tests.observers.test_arrays import BY_EXP, COUNT, check_array, read_array, save_array_net
 from tests.observers.test_oracle import read_oracle
 from tests.observers.test_oracles import Case, check_entropy, check_minmax
 
@@ -43,6 +47,18 @@ def test_the_digits_have_tensorrts_own_scales():
         assert len(expected) == 17
         for tensor, scale in expected.items():
             assert scales[tensor] == pytest.approx(scale, rel=2e-6), tensor
+
+
+def test_arrays_have_tensorrts_own_thresholds(tmp_path):
+    arrays = [read_array(number) for number in range(0, COUNT, 7) if list(KINDS)[number % len(KINDS)] not in BY_EXP]
+    for size in {array.batches[0].size for array in arrays}:
+        with GpuObserver(save_array_net(tmp_path, size), ["x", "y"], GpuObserverSpec("tensorrt"), print) as observer:
+            observer.open((1, 1, 1, size))
+            for array in (array for array in arrays if array.batches[0].size == size):
+                observer.restart()
+                for batch in array.batches:
+                    observer.add(batch)
+                check_array(array, observer.observation())
 
 
 @pytest.mark.parametrize("oracle", ORACLES, ids=lambda oracle: oracle.name)
@@ -193,3 +209,17 @@ def test_shapes_that_depend_on_the_values_are_left_to_the_cpu(tmp_path):
     ]
     with pytest.raises(CalibrationProblem, match="observer to onnxruntime"):
         observe_on_gpu(save_net(tmp_path, nodes, {}, "y"), ["r", "y"], [draw_images(3)])
+
+
+def test_an_early_stop_looks_between_passes_where_images_of_a_pass_depend_on_one_another(tmp_path):
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0]),
+        helper.make_node("Sub", ["x", "mean"], ["s"]),
+        helper.make_node("Conv", ["s", "w"], ["y"]),
+    ]
+    weights = {"w": np.random.default_rng(1).normal(size=(16, 3, 3, 3)).astype(np.float32)}
+    path = save_net(tmp_path, nodes, weights, "y", (32, 3, 12, 12))
+    looks = []
+    observer = GpuObserver(path, ["s", "y"], GpuObserverSpec(), print)
+    observe_until(observer, split(draw_images(96), 16), lambda seen: bool(looks.append(seen.images)), lambda _: None)
+    assert looks == [32, 64, 96]
