@@ -24,7 +24,7 @@ def build(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
 
     request: {"model": path, "engine": EngineSpec, "float_type": "fp32" | "fp16", "out": path, "timing_cache": path or
     None}; for explicit INT8 the model has Q/DQ pairs, for implicit there are "table": path, "native_cache": path of the
-    cache text that TensorRT wrote itself, or None, "kept": amax of what an imported cache listed beside the activations,
+    cache text that TensorRT wrote itself, or None, "kept": amax of what was listed or measured beside the activations,
     and "exclude": [node or tensor].
     Raises EngineProblem, UnsupportedOption, SpecProblem, GpuOom, GpuLost.
     """

@@ -18,10 +18,11 @@ _RULE = "rule"
 def export_cache(request: dict[str, Any], _report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Return what a cache of the table lists, and what TensorRT asks for beyond it.
 
-    request: {"model": path, "table": path, "kept": {name: amax} of names that an imported cache listed beside the
-    model's tensors, "listed": its names in order}. Returns {"amax": {name: amax} in the order of the cache, "added":
-    names of constants and products that TensorRT makes tensors of, "asked": how many float tensors its network has,
-    "missing": those of them without a range, "names_from": the parser, or `rule` where none is installed}.
+    request: {"model": path, "table": path, "kept": {name: amax} of names beside the model's tensors that an imported cache
+    listed or that were measured inside nodes, "listed": an imported cache's names in order}. Returns {"amax": {name: amax} in
+    the order of the cache, "added": names of constants and products that TensorRT makes tensors of and nobody gave,
+    "asked": how many float tensors its network has, "missing": those of them without a range, "names_from": the parser,
+    or `rule` where none is installed}.
     """
     model = onnx.load(request["model"])
     stored = read_table(request["table"])
