@@ -7,6 +7,7 @@ from typing import Any
 import rfc8785
 from pydantic import BaseModel
 
+from app.errors import TableProblem
 from app.provenance import early_stop, foreign_calibration
 from app.resolved import ResolvedJob
 from app.spec import CalibrationSpec, QuantizeSpec
@@ -22,7 +23,7 @@ JUDGE_VERSION = 2
 TUNER_VERSION = 3
 EXCLUDER_VERSION = 4
 #: Of the cache text that an implicit build is given.
-EXPORTER_VERSION = 3
+EXPORTER_VERSION = 4
 EQUALIZER = "cross-layer/2"
 
 #: Bias correction and weight rounding look at so many of the calibration images.
@@ -146,7 +147,7 @@ def exclusion_key(job: ResolvedJob, table_body: str, table_facts: Mapping[str, A
 def cache_facts(job: ResolvedJob, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what an implicit build is given of a table, by its facts, beside the activations that its body holds.
 
-    That is the cache text that TensorRT's own calibrator wrote, or the constants that an imported cache listed.
+    That is the cache text that TensorRT's own calibrator wrote, or what an imported cache listed or was measured inside nodes.
     """
     if not _is_implicit(job):
         return None
@@ -216,8 +217,18 @@ def job_key(job: ResolvedJob) -> str:
     return key_from(model=job.model.digest, datasets=datasets, spec=spec, tools=job.tools)
 
 
-def _quantizer(quantize: QuantizeSpec) -> int | list[int]:
-    return [QUANTIZER_VERSION, ZERO_POINTS_VERSION] if quantize.asymmetric else QUANTIZER_VERSION
+def _quantizer(quantize: QuantizeSpec) -> int | list[int | str]:
+    versions: list[int | str] = [QUANTIZER_VERSION]
+    versions += [ZERO_POINTS_VERSION] if quantize.asymmetric else []
+    versions += [EQUALIZER] if quantize.equalize else []
+    return versions if len(versions) > 1 else QUANTIZER_VERSION
+
+
+def check_equalizer(equalizer: str | None) -> None:
+    """Raise TableProblem for a table whose ranges are of a model that another equalizer than ours made."""
+    if equalizer not in (None, EQUALIZER):
+        reason = f"its ranges are of a model equalized by {equalizer!a}, here {EQUALIZER} does it; calibrate again"
+        raise TableProblem(reason=reason)
 
 
 def _converge(calibration: CalibrationSpec) -> dict[str, Any] | None:

@@ -210,3 +210,14 @@ def test_tuning_runs_on_onnx_runtime_whoever_observed() -> None:
     assert keys.engine_key(job(tools=gpu), "t") == keys.engine_key(job(tools=newer), "t")
     plain = job({"judge": {"float_type": "fp16"}})
     assert keys.judge_key(plain, "e", OWN) != keys.judge_key(job(), "e", OWN)
+
+
+def test_how_a_model_is_equalized_is_in_the_keys_of_what_is_made_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(equalize: bool) -> set[str]:
+        even = job({"quantize": {"equalize": equalize}})
+        return {keys.quantized_key(MODEL.digest, "t" * 64, even.spec.quantize), keys.engine_key(even, "t" * 64, OWN)}
+
+    before = {equalize: made(equalize) for equalize in (False, True)}
+    monkeypatch.setattr(keys, "EQUALIZER", "another")
+    assert made(False) == before[False]
+    assert not made(True) & before[True]

@@ -10,8 +10,7 @@ from app.child.parent import ChildCall, run_child
 from app.db import uploads
 from app.db.rows import ModelRow, TableRow
 from app.errors import UnsupportedOption
-from app.jobs.resolve import is_equalized, resolved_model
-from app.keys import EQUALIZER
+from app.jobs.resolve import find_equalizer, is_equalized, resolved_model
 from app.quant.ort_table import format_ort_table
 from app.quant.table import scale_from_amax, scales_from_table, table_from_json, table_to_text
 from app.quant.trt_cache import format_trt_cache
@@ -57,7 +56,8 @@ async def trt_cache(context: Context, row: TableRow, header: Header) -> bytes:
 def own_json(context: Context, row: TableRow) -> bytes:
     """Return the table as our own JSON, which says of what model the ranges are where that was equalized."""
     body = context.service.blobs.fetch(row.body).read_bytes()
-    return table_to_text(replace(table_from_json(body), equalizer=EQUALIZER)).encode() if is_equalized(row) else body
+    equalizer = find_equalizer(row)
+    return table_to_text(replace(table_from_json(body), equalizer=equalizer)).encode() if equalizer else body
 
 
 def ort_table(context: Context, row: TableRow) -> bytes:

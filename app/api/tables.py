@@ -23,8 +23,9 @@ from app.db.rows import DatasetRow, JobRow, ModelRow, TableRow
 from app.errors import SpecProblem
 from app.errors.validation import words_from_errors
 from app.jobs.context import Service
-from app.jobs.resolve import is_equalized
+from app.jobs.resolve import find_equalizer, is_equalized
 from app.jobs.submit import lookup
+from app.keys import check_equalizer
 from app.quant.table import Table, scales_from_table, table_from_json
 from app.quant.table_diff import diff_scales
 from app.spec import FloatType, Format, Frozen, JobSpec, Placement, QuantizeSpec
@@ -154,7 +155,7 @@ async def get_coverage(table_id: str, context: InContext) -> dict[str, Any]:
 async def get_qdq(table_id: str, request: Request, context: InContext, wanted: InQuantize) -> Response:
     """Return the table's model with Q/DQ pairs: for TensorRT 11, TensorRT-RTX and ONNX Runtime."""
     row = await asyncio.to_thread(find_table, context.service, table_id)
-    quantized = await find_or_quantize(context, row, quantize_spec(wanted, is_equalized(row)))
+    quantized = await find_or_quantize(context, row, spec_for_table(wanted, row))
     return blob_response(request, context.service.blobs, quantized.body, f"{row.id}.qdq.onnx")
 
 
@@ -168,7 +169,7 @@ async def get_qdq_report(
     202 and the job's document while it runs: send it again then.
     """
     row = await asyncio.to_thread(find_table, context.service, table_id)
-    quantize = quantize_spec(wanted, is_equalized(row))
+    quantize = spec_for_table(wanted, row)
     judge = None
     if wanted.job is not None:
         judge = await compared(context.service, Compared(wanted.job, row, quantize), wanted.wait)
@@ -186,6 +187,12 @@ async def diff(first: str, second: str, service: InService) -> dict[str, Any]:
 def load_table(service: Service, row: TableRow) -> Table:
     """Return the stored table. Raises BlobCorrupt, TableProblem."""
     return table_from_json(service.blobs.fetch(row.body).read_bytes())
+
+
+def spec_for_table(wanted: QuantizeQuery, table: TableRow) -> QuantizeSpec:
+    """Return how a model is quantized with a table. Raises SpecProblem, TableProblem where it was equalized otherwise."""
+    check_equalizer(find_equalizer(table))
+    return quantize_spec(wanted, is_equalized(table))
 
 
 def quantize_spec(wanted: QuantizeQuery, equalize: bool) -> QuantizeSpec:

@@ -14,6 +14,7 @@ from app.errors import SpecProblem, WorkerUnavailable
 from app.inputs.preprocess import resolve_preprocess, resolve_shapes
 from app.jobs.checks import check_gate_can_be_told, check_spec
 from app.jobs.tensorrt_spec import decide_for_tensorrt, decide_format
+from app.keys import check_equalizer
 from app.resolved import ResolvedDataset, ResolvedJob, ResolvedModel, StoredFile, Tools
 from app.settings import Settings
 from app.spec import EngineSpec, JobSpec
@@ -126,11 +127,17 @@ def _check_table(session: Session, table: TableRow, model: ModelRow, spec: JobSp
         raise SpecProblem(reason=f"table {table.id} is of another model than {model.name}, or of another version of it")
     if is_equalized(table) != spec.quantize.equalize:
         raise SpecProblem(reason=f"quantize.equalize must be {is_equalized(table)} with table {table.id}: so it was observed")
+    check_equalizer(find_equalizer(table))
 
 
 def is_equalized(table: TableRow) -> bool:
     """Return whether a table was observed on the model with equalized weights, here or where it came from."""
-    return bool((table.facts.get("observation") or {}).get("equalize") or table.facts.get("equalizer"))
+    return find_equalizer(table) is not None
+
+
+def find_equalizer(table: TableRow) -> str | None:
+    """Return what equalized the model on which a table was observed, here or where it came from, with its version."""
+    return (table.facts.get("observation") or {}).get("equalize") or table.facts.get("equalizer")
 
 
 def _decide(spec: JobSpec, rows: JobRows, fleet: Fleet) -> JobSpec:

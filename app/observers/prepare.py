@@ -25,6 +25,10 @@ _PASS_ELEMENTS = 1 << 19
 _PASS_IMAGES = 16
 
 _WHOLE = "segment-0.onnx"
+_NOT_THIS_SIZE = (
+    "{why} Set preprocess.size to one that the model takes; where it is the number of images that is fixed inside, export it "
+    "with a dynamic batch throughout, or with the input's batch fixed as well"
+)
 _FIXED_INSIDE = (
     "the input takes any number of images, but not one alone: where the number is fixed inside, export the model with a "
     "dynamic batch throughout, or with the input's batch fixed as well; {why}"
@@ -90,10 +94,13 @@ class _Trial:
 
     def _choose_images(self, session: ort.InferenceSession, shape: tuple[int, ...]) -> tuple[int, _Names | None]:
         """Return how many images a pass takes, and in which tensors images would depend on one another; None: not tried."""
+        given = _noise(session, shape, 1)
         try:
-            single = self._run(session, _noise(session, shape, 1))
+            single = self._run(session, given)
         except CalibrationProblem as problem:
-            raise CalibrationProblem(reason=_FIXED_INSIDE.format(why=problem.facts["reason"])) from None
+            is_of_one_size = all(isinstance(size, int) for size in session.get_inputs()[0].shape[1:])
+            said = _FIXED_INSIDE if is_of_one_size else _NOT_THIS_SIZE
+            raise CalibrationProblem(reason=said.format(why=problem.facts["reason"])) from None
         wanted = min(_PASS_IMAGES, _PASS_ELEMENTS // max(sum(output.size for output in single), 1))
         if wanted < 2:
             return 1, None
@@ -110,11 +117,12 @@ class _Trial:
         return (images, ()) if is_alike else (1, find_crossing(names, before, after, images))
 
     def _try_two(self, given: np.ndarray) -> _Names:
-        # Tensors are large here, so that the last one alone is fetched: what crosses the images before reaches it, as a rule.
-        names = self.plan.fetched[-1:]
-        session = self._open_with_outputs(names)
+        # Tensors are large here, so that only those at the ends are fetched: what crosses the images before reaches them.
+        read = {name for node in self.graph.graph.node for name in node.input}
+        names = tuple(name for name in self.plan.fetched if name not in read)
         batches = (given, _with_other_last(given))
         try:
+            session = self._open_with_outputs(names)
             before, after = (run_session(session, names, {self.plan.input: batch}, batch.shape) for batch in batches)
         except CalibrationProblem:
             return ()  # the exporter fixed the batch somewhere inside

@@ -10,7 +10,7 @@ The first's biases are divided as well, and that is where this leaves the paper.
 small by its bias: what a BatchNorm of tiny gamma leaves is a constant. Told by its weights alone it would be multiplied, and
 one amax holds for all channels of the activation. The paper's remedy (section 4.1.3, high biases) is not exact. So r1 of a
 channel is the larger of its weights and its bias, each as a share of the layer's largest: which of the two matters hangs on
-what the layer reads, and that is not known here. No channel then becomes larger than the largest one.
+what the layer reads, and that is not known here.
 """
 
 from dataclasses import dataclass

@@ -11,12 +11,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from app.quant.nodes import get_attribute, index_graph, op_of
+from app.quant.nodes import get_attribute, index_graph, op_of, set_attribute, taken_names
+from app.quant.opset import get_opset
 
 #: Operators that become several layers, of which the last one has the name of the output.
 _SEVERAL_LAYERS = frozenset({"DepthToSpace", "HardSwish", "Softmax", "SpaceToDepth"})
 #: HardSwish(x) = x max(0, min(1, x / 6 + 1 / 2)).
 _SLOPE, _OFFSET = 1 / 6, 0.5
+#: From this opset on a Gemm may have no bias.
+_BIAS_IS_OPTIONAL = 11
 
 
 def find_inner(graph: onnx.GraphProto) -> list[str]:
@@ -45,28 +48,37 @@ def find_observable_inner(model: onnx.ModelProto, activations: Collection[str]) 
 
     They are inside nodes with one of these activations as output, and no tensor of the model has such a name.
     """
-    taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    taken = taken_names(model.graph)
     nodes = {name: node for name, node in _inner(model.graph) if name not in taken}
-    return [name for name, node in nodes.items() if node.output[0] in activations and _computing(name, node) is not None]
+    return [name for name, node in nodes.items() if node.output[0] in activations and _computing(name, node, 0) is not None]
 
 
 def append_inner(model: onnx.ModelProto, tensors: Collection[str]) -> None:
     """Add to model, in place, what computes those of the tensors that are inside its nodes."""
-    known = {name for node in model.graph.node for name in node.output}
+    taken, opset = taken_names(model.graph), get_opset(model)
     for name, node in list(_inner(model.graph)):
-        computing = _computing(name, node) if name in tensors and name not in known else None
+        computing = _computing(name, node, opset) if name in tensors and name not in taken else None
         if computing is not None:
             model.graph.node.append(computing)
 
 
-def _computing(name: str, node: onnx.NodeProto) -> onnx.NodeProto | None:
+def _computing(name: str, node: onnx.NodeProto, opset: int) -> onnx.NodeProto | None:
     if op_of(node) == "HardSwish":
         return helper.make_node("HardSigmoid", [node.input[0]], [name], name=name, alpha=_SLOPE, beta=_OFFSET)
     if op_of(node) == "Gemm" and get_attribute(node, "alpha", 1.0) == 1.0:
-        product = helper.make_node("Gemm", node.input[:2], [name], name=name)
-        product.attribute.extend(each for each in node.attribute if each.name in ("transA", "transB"))
-        return product
+        return _product(name, node, opset)
     return None
+
+
+def _product(name: str, gemm: onnx.NodeProto, opset: int) -> onnx.NodeProto:
+    product = onnx.NodeProto()
+    product.CopyFrom(gemm)
+    product.name, product.output[0] = name, name
+    if opset < _BIAS_IS_OPTIONAL:
+        set_attribute(product, "beta", 0.0)
+    else:
+        del product.input[2]
+    return product
 
 
 def _inner(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.NodeProto]]:

@@ -124,15 +124,20 @@ def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
     return copy
 
 
+def taken_names(graph: onnx.GraphProto) -> set[str]:
+    """Return every name that a tensor of the graph or of its subgraphs has."""
+    names = find_captured(graph.node)
+    for each in (graph, *(inner for node in graph.node for inner in find_subgraphs(node))):
+        names.update(value.name for value in (*each.initializer, *each.input))
+        names.update(name for node in each.node for name in node.output)
+    return names
+
+
 class Namer:
     """Gives names that no tensor and no node of a graph has."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self._taken = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-        for node in graph.node:
-            self._taken.update(node.output)
-            self._taken.add(node.name)
-        self._taken |= find_captured(graph.node)
+        self._taken = taken_names(graph) | {node.name for node in graph.node}
 
     def name(self, wish: str) -> str:
         """Return wish, or wish with a number where it is taken; the name is taken from now on."""

@@ -7,6 +7,9 @@ import httpx
 import onnx
 import pytest
 
+from app.api.tables import QuantizeQuery, spec_for_table
+from app.db.rows import TableRow
+from app.errors import TableProblem
 from tests.api.test_jobs import run, succeeded
 from tests.api.test_uploads import assert_problem, members, zip_of
 from tests.quant.test_equalize import uneven_net
@@ -54,3 +57,9 @@ def test_equalized_table_stays_with_the_equalized_model(http: httpx.Client, spec
 
 def channels_of(http: httpx.Client, job: dict[str, Any]) -> list[dict[str, Any]]:
     return http.get(job["report_url"]).json()["engine"]["channels"]
+
+
+@pytest.mark.parametrize("facts", [{"observation": {"equalize": "cross-layer/0"}}, {"equalizer": "cross-layer/0"}])
+def test_a_stored_table_that_was_equalized_otherwise_is_refused(facts: dict[str, object]) -> None:
+    with pytest.raises(TableProblem, match="calibrate again"):
+        spec_for_table(QuantizeQuery(), TableRow(facts=facts))

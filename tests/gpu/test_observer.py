@@ -21,7 +21,7 @@ from tests.observers.arrays import KINDS
 from tests.observers.nets import DIGITS_MODEL, ZOO, read_digits, save_net, save_zoo_net
 from tests.observers.observing import observe
 from tests.observers.oracles import ORACLES
-from tests.observers.test_arrays import BY_EXP, COUNT, check_array, read_array, save_array_net
+from tests.observers.test_arrays import BY_POWERS, COUNT, check_array, read_array, save_array_net
 from tests.observers.test_oracle import read_oracle
 from tests.observers.test_oracles import Case, check_entropy, check_minmax
 
@@ -50,7 +50,7 @@ def test_the_digits_have_tensorrts_own_scales():
 
 
 def test_arrays_have_tensorrts_own_thresholds(tmp_path):
-    arrays = [read_array(number) for number in range(0, COUNT, 7) if list(KINDS)[number % len(KINDS)] not in BY_EXP]
+    arrays = [read_array(number) for number in range(0, COUNT, 7) if list(KINDS)[number % len(KINDS)] not in BY_POWERS]
     for size in {array.batches[0].size for array in arrays}:
         with GpuObserver(save_array_net(tmp_path, size), ["x", "y"], GpuObserverSpec("tensorrt"), print) as observer:
             observer.open((1, 1, 1, size))

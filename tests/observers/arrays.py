@@ -17,7 +17,7 @@ f32 = np.float32
 
 
 def make_array(number: int) -> tuple[str, Values]:
-    """Return the name and float32[batches, values] of an array; some kinds hang on how this numpy and CPU compute exp."""
+    """Return the name and float32[batches, values] of an array; some hang on how numpy and the CPU compute powers."""
     random = np.random.default_rng(number)
     name, kind = list(KINDS.items())[number % len(KINDS)]
     batches, size = int(random.integers(2, 8)), int(random.choice([16, 64, 200, 500, 1000, 4000, 20000, 60000]))

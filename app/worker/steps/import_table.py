@@ -6,8 +6,8 @@ from typing import Any
 
 import onnx
 
-from app.errors import TableProblem, TableScaleInvalid
-from app.keys import EQUALIZER
+from app.errors import TableScaleInvalid
+from app.keys import check_equalizer
 from app.quant.coverage import Coverage, match_names
 from app.quant.foreign import ForeignTable, parse_foreign
 from app.quant.neighbours import Filled, fill_from_neighbours
@@ -28,7 +28,7 @@ def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
     Raises TableProblem, TableScaleInvalid.
     """
     foreign = parse_foreign(Path(request["cache"]).read_bytes())
-    _check_equalizer(foreign.table)
+    check_equalizer(foreign.table.equalizer)
     scales_from_table(foreign.table)
     model = onnx.load(request["model"])
     coverage = match_names(model, foreign.table.amax, foreign.zeros)
@@ -57,12 +57,6 @@ def import_table(request: dict[str, Any], _report: Callable[[dict[str, Any]], No
         "counts": coverage.counts(),
         "details": coverage.to_json(),
     }
-
-
-def _check_equalizer(table: Table) -> None:
-    if table.equalizer not in (None, EQUALIZER):
-        reason = f"its ranges are of a model equalized by {table.equalizer!a}, here {EQUALIZER} does it; calibrate again"
-        raise TableProblem(reason=reason)
 
 
 def _fill(fill: str, model: onnx.ModelProto, coverage: Coverage, measured: Table | None) -> dict[str, Filled]:

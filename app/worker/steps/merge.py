@@ -9,7 +9,7 @@ from app.quant.observation import Observation, observation_to_bytes
 from app.worker.steps.drift import Drift, look_at
 from app.worker.steps.images import told_of
 from app.worker.steps.known_observation import read_observation
-from app.worker.steps.observe import merge_all
+from app.worker.steps.observe import merge_all, told_of_crossing
 
 
 def merge(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def merge(request: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> 
     report({"log": f"merged {len(paths)} shards of {observation.images} images"})
     constant = sorted({path for part in reports for path in part["constant_images"]})
     odd = {"repeated_images": reports[0]["repeated_images"], "constant_images": constant[:100]}
-    for line in told_of(odd):
+    for line in (*told_of(odd), *told_of_crossing(reports[0]["mixed_tensors"])):
         report({"log": line})
     return reports[0] | {
         "images": observation.images,

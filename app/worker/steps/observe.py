@@ -60,11 +60,9 @@ def observe(request: dict[str, Any], report: Report) -> dict[str, Any]:
     refuse_part(request, observer)  # a GPU's pass is tried with its first batch
     taken = every[: converge["taken"]] if converge else every
     odd = odd_images(taken, [*(known.get("constant_images", ()) if known else ()), *batches.constant])
-    for line in told_of(odd) if not request["part"] else ():
-        report({"log": line})
     crossing = _find_crossing(request)
-    if crossing and not request["part"]:
-        report({"log": _CROSSING.format(tensor=crossing[0])})
+    for line in (*told_of(odd), *told_of_crossing(crossing)) if not request["part"] else ():
+        report({"log": line})
     parts = [part for part in (earlier and earlier.observation, observed) if part is not None]
     if parts or not request["part"]:
         merged = merge_all(parts)
@@ -94,6 +92,11 @@ def refuse_part(request: dict[str, Any], observer: Observer) -> None:
     """
     if observer.mixed and request["part"]:
         raise CalibrationProblem(reason=_MIXED_PARTS.format(tensor=observer.mixed[0]))
+
+
+def told_of_crossing(tensors: list[str]) -> list[str]:
+    """Return what a job's log says of tensors that the model computes across images that were run alone."""
+    return [_CROSSING.format(tensor=tensors[0])] if tensors else []
 
 
 def _find_crossing(request: dict[str, Any]) -> list[str]:
