@@ -26,7 +26,7 @@ _PASS_IMAGES = 16
 
 _WHOLE = "segment-0.onnx"
 _NOT_THIS_SIZE = (
-    "{why} Set preprocess.size to one that the model takes; where it is the number of images that is fixed inside, export it "
+    "{why}; set preprocess.size to one that the model takes; where it is the number of images that is fixed inside, export it "
     "with a dynamic batch throughout, or with the input's batch fixed as well"
 )
 _FIXED_INSIDE = (
@@ -100,7 +100,7 @@ class _Trial:
         except CalibrationProblem as problem:
             is_of_one_size = all(isinstance(size, int) for size in session.get_inputs()[0].shape[1:])
             said = _FIXED_INSIDE if is_of_one_size else _NOT_THIS_SIZE
-            raise CalibrationProblem(reason=said.format(why=problem.facts["reason"])) from None
+            raise CalibrationProblem(reason=said.format(why=problem.facts["reason"].removesuffix("."))) from None
         wanted = min(_PASS_IMAGES, _PASS_ELEMENTS // max(sum(output.size for output in single), 1))
         if wanted < 2:
             return 1, None

@@ -106,7 +106,7 @@ def test_a_batch_that_is_fixed_inside_is_told(tmp_path: Path) -> None:
         "of shape (1, 3, 12, 12): node flatten (Reshape) fails: "
     )
     any_size = save_net(tmp_path, nodes, {"rows": np.array([1, 192])}, "y", ("N", 3, "H", "W"))
-    with pytest.raises(CalibrationProblem, match=r"Set preprocess\.size to one that the model takes"):
+    with pytest.raises(CalibrationProblem, match=r"; set preprocess\.size to one that the model takes"):
         prepare(any_size, ["y"], IMAGES.shape, tmp_path)
 
 
