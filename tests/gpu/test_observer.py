@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 from app.errors import CalibrationNonfinite, CalibrationProblem
 from app.observers.observing import observe_all
@@ -18,7 +17,7 @@ from app.quant.inner import find_observable_inner
 from app.quant.observation import Observation, merge_observations, observation_to_bytes
 from app.quant.table import scales_from_table, table_from_observation
 from tests.observers.arrays import KINDS
-from tests.observers.nets import DIGITS_MODEL, ZOO, read_digits, save_net, save_zoo_net
+from tests.observers.nets import DIGITS_MODEL, ZOO, read_digits, save_mixing_net, save_net, save_zoo_net
 from tests.observers.observing import observe
 from tests.observers.oracles import ORACLES
 from tests.observers.test_arrays import BY_POWERS, COUNT, check_array, read_array, save_array_net
@@ -212,13 +211,7 @@ def test_shapes_that_depend_on_the_values_are_left_to_the_cpu(tmp_path):
 
 
 def test_an_early_stop_looks_between_passes_where_images_of_a_pass_depend_on_one_another(tmp_path):
-    nodes = [
-        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0]),
-        helper.make_node("Sub", ["x", "mean"], ["s"]),
-        helper.make_node("Conv", ["s", "w"], ["y"]),
-    ]
-    weights = {"w": np.random.default_rng(1).normal(size=(16, 3, 3, 3)).astype(np.float32)}
-    path = save_net(tmp_path, nodes, weights, "y", (32, 3, 12, 12))
+    path = save_mixing_net(tmp_path, (32, 3, 12, 12))
     looks = []
     observer = GpuObserver(path, ["s", "y"], GpuObserverSpec(), print)
     observe_until(observer, split(draw_images(96), 16), lambda seen: bool(looks.append(seen.images)), lambda _: None)

@@ -37,6 +37,17 @@ def save_net(folder, nodes, weights, output, shape=("N", 3, 12, 12)):
     return path
 
 
+def save_mixing_net(folder, shape):
+    """Save a net that takes the mean of the images of a batch, `s` being what is left; return its path."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0]),
+        helper.make_node("Sub", ["x", "mean"], ["s"]),
+        helper.make_node("Conv", ["s", "w"], ["y"]),
+    ]
+    weight = np.random.default_rng(1).normal(size=(16, shape[1], 3, 3)).astype(np.float32)
+    return save_net(folder, nodes, {"w": weight}, "y", shape)
+
+
 def save_zoo_net(folder, batch: str | int = "N", layout="NCHW"):
     """Save a net with every kind of node that tensors are derived through, blocked and unblocked convolutions."""
     rng = np.random.default_rng(7)

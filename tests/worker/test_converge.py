@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from onnx import helper
 
 from app.worker.steps.images import judge_files, tuning_files
 from app.worker.steps.observe import observe
-from tests.observers.nets import save_net
+from tests.observers.nets import save_mixing_net
 from tests.worker.observing import DIGITS, ignore, observed, request_on, spec_on, store_dataset
 
 PATHS = list(DIGITS)
@@ -82,13 +80,7 @@ def test_bad_images_do_not_shift_the_looks(tmp_path: Path) -> None:
 def test_looks_are_between_passes_where_images_of_a_pass_depend_on_one_another(
     tmp_path: Path, dataset: dict[str, Any], batch: int, looks: list[int]
 ) -> None:
-    nodes = [
-        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0]),
-        helper.make_node("Sub", ["x", "mean"], ["s"]),
-        helper.make_node("Conv", ["s", "w"], ["y"]),
-    ]
-    weights = {"w": np.random.default_rng(1).normal(size=(16, 1, 3, 3)).astype(np.float32)}
-    model = save_net(tmp_path, nodes, weights, "y", (batch, 1, 28, 28))
+    model = save_mixing_net(tmp_path, (batch, 1, 28, 28))
     request = request_on(dataset, tmp_path / "out", model, method="minmax", converge=0.9, max_images=96)
     converge = observe(request, ignore)["converge"]
     assert (converge["converged"], [point["images"] for point in converge["curve"]]) == (True, looks)
